@@ -1,0 +1,60 @@
+"""What a checkpoint is, read from its headers and its config.json: no weights are loaded and no code of it is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """One tensor as it lies on the disk, under its Hugging Face name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # bfloat16 | float16 | float32 | q4_1 | q8_0 | …
+    nbytes: int
+    file: str  # relative to Facts.path (or its name, for a single file)
+    offset: int  # bytes from the file's start
+
+    @property
+    def num_elements(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint's facts. `config` is a Hugging Face config.json (made from the metadata for a GGUF file)."""
+
+    path: str  # a folder, or a .gguf file
+    format: str  # safetensors | gguf
+    architecture: str  # LlamaForCausalLM
+    model_type: str  # llama
+    config: dict[str, Any]  # without auto_map and its like
+    generation_config: dict[str, Any] = {}
+    weight_dtype: str  # what most bytes are stored in
+    tensors: tuple[TensorInfo, ...] = ()
+    quant_method: str | None = None  # None | gguf | awq | gptq | …
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    sliding_window: int | None = None
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(t.num_elements for t in self.tensors)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors)

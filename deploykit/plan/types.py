@@ -1,0 +1,62 @@
+"""The plan: every automatic decision, frozen, in bytes and with its reason. JSON in and out through msgspec."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class MemoryItem(msgspec.Struct, frozen=True):
+    """One row of the memory table."""
+
+    name: str  # weights | embeddings | kv | activations | logits | runtime
+    bytes: int
+    note: str = ""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An engine that was considered, in the order of preference."""
+
+    engine: str
+    accepted: bool
+    reason: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """A value that `auto` stood for, or that a limit changed."""
+
+    key: str  # recipe key, dotted
+    value: str
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine process is started with; it decides nothing by itself."""
+
+    name: str
+    engine: str  # pytorch | native | fake
+    device: str  # cpu | cuda
+    devices: tuple[int, ...] = ()
+    tp: int = 1
+    model_path: str  # a folder in Hugging Face's layout, or a .gguf file
+    architecture: str
+    dtype: str  # bfloat16 | float16 | float32: weights and activations
+    kv_dtype: str  # the same, or int8 | k8v4 | int4 | fp8
+    vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
+    session_len: int
+    max_batch_size: int  # rows that run at once
+    max_queue: int = 256  # requests that may wait beyond that
+    max_prefill_tokens: int  # token budget of a step
+    block_len: int
+    block_bytes: int
+    num_blocks: int
+    prefix_caching: bool = True
+    threads: int = 1  # compute threads on a CPU
+    memory: tuple[MemoryItem, ...] = ()
+    memory_limit: int = 0  # bytes that may be used on the device
+    candidates: tuple[Candidate, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(item.bytes for item in self.memory)
