@@ -21,6 +21,8 @@ Int32Array = npt.NDArray[np.int32]
 
 def pack(values: Sequence[int] | Int32Array) -> bytes:
     """Integers as little-endian int32 bytes."""
+    if len(values) == 1:  # one token a row is what most steps bring
+        return int(values[0]).to_bytes(4, "little", signed=True)
     return np.asarray(values, dtype="<i4").tobytes()
 
 
@@ -74,7 +76,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Admit(msgspec.Struct, frozen=True, kw_only=True):
-    """A request takes a row. `tokens` are all it knows so far: the prompt, then what it produced before a preemption."""
+    """A request takes a row. `tokens` are all it knows: the prompt, then what it produced before a preemption."""
 
     row: int
     epoch: int  # distinguishes the uses of one row; results carry it back
@@ -182,7 +184,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     tokens: bytes  # int32[offsets[n]]
     finish: bytes  # int32[n] of Finish
     logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # row -> one a produced token
-    prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}  # row -> one a prompt token after each chunk position
+    # row -> one for the prompt token that follows each position of the chunk
+    prompt_logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
     pooled: dict[int, bytes] = {}  # row -> float32[hidden]
     failures: tuple[RowFailure, ...] = ()
     forward_s: float = 0.0
@@ -220,7 +223,10 @@ class Ticket(Protocol):
     def seq(self) -> int: ...
 
     def sample(self, masks: dict[int, npt.NDArray[np.uint32]]) -> None:
-        """Release the sampling of the deferred rows; `masks[row]` is uint32[ceil(vocab_size / 32)], bit set = allowed."""
+        """Release the sampling of the deferred rows.
+
+        `masks[row]` is uint32[ceil(vocab_size / 32)]: bit i % 32 of word i // 32 set = token i is allowed.
+        """
         ...
 
 
@@ -232,7 +238,10 @@ class Runner(Protocol):
     """Owns weights, KV memory and kernels, and executes steps. Called from one thread."""
 
     def load(self, plan: Plan, progress: Callable[[str, float], None]) -> Capacity:
-        """Load weights and reserve KV memory. `progress(stage, fraction)`; stages: weights, engine, kv, warmup."""
+        """Load weights and reserve KV memory.
+
+        `progress(stage, fraction)` reports the stages weights, engine, kv and warmup.
+        """
         ...
 
     def launch(self, step: Step) -> Ticket: ...

