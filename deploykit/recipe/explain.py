@@ -1,0 +1,193 @@
+"""pydantic's errors as diagnostics at the place in the file, one for each mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+from pydantic import ValidationError
+
+from . import suggest
+from .diagnostics import Diagnostic, KeyPath, Place, Source, Span, diagnostic, dotted, shown
+from .loader import holds_secret
+from .schema import origin_conflict
+from .tree import Node, root
+
+MAX_ERRORS = 100
+
+_RANGE = frozenset(
+    (
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "finite_number",
+        "too_long",
+        "too_short",
+    )
+)
+_TYPE_ENDS = ("_type", "int_from_float", "none_required")
+
+
+class _Found(NamedTuple):
+    """An error at a path of the data, before it has a text."""
+
+    path: KeyPath
+    kind: str  # missing-key | unknown-key | wrong-type | out-of-range | invalid-value | conflict
+    node: Node  # for missing-key and unknown-key the section, else the schema of the value
+    message: str | None = None
+    help: str | None = None
+
+
+def explain(
+    error: ValidationError, data: Any, places: Mapping[KeyPath, Place], fallback: Source
+) -> list[Diagnostic]:
+    """Every error of a recipe in the order of the text, at most MAX_ERRORS and a last one that counts the rest."""
+    found: dict[tuple[KeyPath, str], _Found] = {}
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        for one in _find(item["type"], tuple(item["loc"]), data):
+            found.setdefault((one.path, one.kind), one)
+    model = data.get("model") if isinstance(data, dict) else None
+    if isinstance(model, dict) and (conflict := origin_conflict(model)):
+        one = _origin(conflict.key, conflict.message)
+        found[(one.path, one.kind)] = one
+    ordered = sorted(found.values(), key=lambda one: _order(one, places))
+    result = [_diagnostic(one, data, places, fallback) for one in ordered[:MAX_ERRORS]]
+    if len(ordered) > MAX_ERRORS:
+        more = f"{len(ordered) - MAX_ERRORS} more errors are not shown"
+        result.append(diagnostic("too-many-errors", more, fallback))
+    return result
+
+
+def _find(kind: str, loc: KeyPath, data: Any) -> list[_Found]:
+    """Walk the schema along pydantic's location, leaving out the segments that name a branch of a union."""
+    node = section = root()
+    value, path, steps = data, cast(KeyPath, ()), list(loc)
+    while steps:
+        if node.is_section_union:
+            name = steps.pop(0)
+            keys = [k for k in value if isinstance(k, str)] if isinstance(value, dict) else []
+            chosen = node.branch(keys)
+            if len(chosen) != 1:
+                return [_no_branch(path, node, chosen, value)]
+            if chosen[0].name != name:
+                return []
+            node = chosen[0]
+            continue
+        child = node.child(steps[0])
+        if child is None:
+            break
+        step = steps.pop(0)
+        path, value, section, node = (*path, step), _get(value, step), node, child
+    if kind == "missing":
+        return [_Found(path, "missing-key", section)]
+    if kind == "extra_forbidden" and steps:
+        return [_Found((*path, steps[0]), "unknown-key", node)]
+    if kind == "value_error" and path == ("model",):
+        return []  # origin_conflict says it, also where other errors keep pydantic from looking
+    return [_Found(path, _kind(kind, value, node), node)]
+
+
+def _kind(kind: str, value: Any, node: Node) -> str:
+    if value is None:
+        return "wrong-type"
+    if kind in _RANGE:
+        return "out-of-range"
+    if len(node.alternatives) > 1:  # `auto` or a number: pydantic tells of both, and one of them is meant
+        return (
+            "out-of-range"
+            if type(value) is int
+            else "invalid-value"
+            if isinstance(value, str)
+            else "wrong-type"
+        )
+    return "wrong-type" if kind.endswith(_TYPE_ENDS) else "invalid-value"
+
+
+def _no_branch(path: KeyPath, union: Node, chosen: list[Node], value: Any) -> _Found:
+    """An entry that is no section, or has the keys of none or of several of the kinds there are."""
+    if not isinstance(value, dict):
+        return _Found(path, "wrong-type", union)
+    where = dotted(path)
+    if chosen:
+        names = [option.required[0] for option in chosen]
+        both = " and ".join(f"`{name}`" for name in names)
+        last = max(names, key=list(value).index)
+        message = f"`{where}` has {both}, which don't go together"
+        return _Found((*path, last), "conflict", union, message, "make them two entries, or keep one")
+    names = [option.required[0] for option in union.alternatives]
+    message = f"`{where}` must be {union.expected}"
+    for key in value:
+        if close := difflib.get_close_matches(str(key)[:64].lower(), names, 1, 0.5):
+            return _Found((*path, key), "unknown-key", union, f"unknown key `{dotted((*path, key))}`",
+                          f"did you mean `{close[0]}`?")  # fmt: skip
+    return _Found((*path, names[0]), "missing-key", union, message, f"add one of {', '.join(names)}")
+
+
+def _origin(key: str | None, message: str) -> _Found:
+    if key is None:
+        return _Found(("model", "id"), "missing-key", root(), message, "for example `id: owner/name`")
+    help = "remove it" if key == "revision" else "keep one of them; with --set, set the other to null"
+    return _Found(("model", key), "conflict", root(), message, help)
+
+
+def _diagnostic(one: _Found, data: Any, places: Mapping[KeyPath, Place], fallback: Source) -> Diagnostic:
+    path, where = one.path, dotted(one.path)
+    at_key = one.kind in ("unknown-key", "missing-key", "conflict")
+    place, span = _locate(path, places, at_key=at_key)
+    source = place.source if place else fallback
+    if one.message is not None:
+        return diagnostic(one.kind, one.message, source, span, one.help)
+    if one.kind == "unknown-key":
+        help = suggest.for_key(path, list(one.node.keys))
+        return diagnostic(one.kind, f"unknown key `{where}`", source, span, help)
+    if one.kind == "missing-key":
+        child = one.node.child(path[-1])
+        words = child.expected.removesuffix(" that isn't empty") if child else ""
+        what = "`version: 1`" if path == ("version",) else f"`{path[-1]}:` with {words}"
+        return diagnostic(one.kind, f"missing key `{where}`", source, span, f"add {what}")
+    value = _value(data, path)
+    got = "" if isinstance(value, str) and holds_secret(path) else f", got {shown(value)}"
+    message = (
+        f"`{where}` must be {one.node.expected}{got}"
+        if path
+        else f"a recipe must be {one.node.expected}{got}"
+    )
+    return diagnostic(one.kind, message, source, span, suggest.for_value(path, value, one.node))
+
+
+def _order(one: _Found, places: Mapping[KeyPath, Place]) -> tuple[int, int, int, str]:
+    """Errors of the file first, by position; then those of `--set`."""
+    at_key = one.kind in ("unknown-key", "missing-key", "conflict")
+    place, span = _locate(one.path, places, at_key=at_key)
+    if place is None or span is None:
+        return (0, 0, 0, dotted(one.path))
+    return (0 if place.source.is_file else 1, span.line, span.col, dotted(one.path))
+
+
+def _locate(
+    path: KeyPath, places: Mapping[KeyPath, Place], *, at_key: bool
+) -> tuple[Place | None, Span | None]:
+    """Where to point: at the key or the value; for something that isn't written, at what it should stand in."""
+    for length in range(len(path), -1, -1):
+        place = places.get(path[:length])
+        if place is None:
+            continue
+        if place.key is not None and (at_key or length < len(path) or place.value.length == 0):
+            return place, place.key
+        return place, place.value
+    return None, None
+
+
+def _get(value: Any, step: str | int) -> Any:
+    try:
+        return value[step]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _value(data: Any, path: KeyPath) -> Any:
+    for step in path:
+        data = _get(data, step)
+    return data

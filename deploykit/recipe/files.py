@@ -1,0 +1,62 @@
+"""A recipe file to text; every way in which a file can't be read is a diagnostic."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from .diagnostics import Diagnostic, Source, diagnostic, printable
+from .loader import LINE_BREAK, Document, parse, span_at
+
+MAX_BYTES = 1 << 20
+
+
+def read_file(path: Path) -> Document:
+    """Read and parse a recipe file. Never raises for what the file is or holds."""
+    source = Source(str(path))
+    try:
+        with path.open("rb") as f:
+            raw = f.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        return Document(source, problems=[_unreadable(source, path, error)])
+    if len(raw) > MAX_BYTES:
+        what = "the file is larger than 1 MiB, which no recipe needs"
+        return Document(source, problems=[diagnostic("too-large", what, source)])
+    try:
+        return parse(raw.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        return Document(source, problems=[_not_utf8(str(path), raw, error)])
+
+
+def _unreadable(source: Source, path: Path, error: OSError | ValueError) -> Diagnostic:
+    if isinstance(error, FileNotFoundError):
+        return diagnostic("missing-file", "there is no such file", source, help=_similar_file(path))
+    if isinstance(error, IsADirectoryError):
+        fix = "give the file inside it, or use `deploykit up FOLDER` for a folder that holds a model"
+        return diagnostic("not-a-file", "this is a folder, not a recipe file", source, help=fix)
+    if isinstance(error, PermissionError):
+        return diagnostic("unreadable-file", "no permission to read the file", source)
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return diagnostic("unreadable-file", f"the file can't be read: {reason}", source)
+
+
+def _similar_file(path: Path) -> str | None:
+    try:
+        names = [e.name for e in os.scandir(path.parent) if e.name.endswith((".yaml", ".yml"))]
+    except OSError:
+        return f"the folder {printable(str(path.parent))} doesn't exist either"
+    close = difflib.get_close_matches(path.name[:255], names[:1000], 1)
+    return f"did you mean `{printable(str(path.with_name(close[0])))}`?" if close else None
+
+
+def _not_utf8(name: str, raw: bytes, error: UnicodeDecodeError) -> Diagnostic:
+    text = raw.decode("utf-8", errors="replace")
+    before = raw[: error.start].decode("utf-8")
+    source = Source(name, tuple(LINE_BREAK.split(text)))
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        what, fix = "the file is UTF-16, not UTF-8", "save it as UTF-8"
+    else:
+        what = f"the byte 0x{raw[error.start]:02x} isn't UTF-8"
+        fix = "save the file as UTF-8 text; is it a recipe at all?"
+    return diagnostic("not-utf8", what, source, span_at(before, len(before)), fix)

@@ -1,0 +1,280 @@
+"""Recipes with one mistake each: the right code, the right place, and the right way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from deploykit.recipe import check_files
+
+HEAD = "version: 1\nmodel: {id: a/b}\n"  # lines 1 and 2 of most cases
+
+
+class Case(NamedTuple):
+    name: str
+    text: str | bytes
+    code: str
+    line: int | None
+    col: int | None
+    help: str | None  # a part of the help; None where the message says it all
+
+
+def engine(line: str) -> str:
+    return f"{HEAD}engine:\n  {line}\n"  # the line is number 4
+
+
+def cache(line: str) -> str:
+    return f"{HEAD}engine:\n  cache:\n    {line}\n"  # number 5
+
+
+def server(line: str) -> str:
+    return f"{HEAD}server:\n  {line}\n"
+
+
+def chat(line: str) -> str:
+    return f"{HEAD}chat:\n  defaults:\n    {line}\n"
+
+
+def source(*lines: str) -> str:
+    body = "\n      ".join(lines)
+    return (
+        f"version: 1\nmodel:\n  sources:\n    - {body}\n"  # the first line is number 4, its key in column 7
+    )
+
+
+SHA = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+CASES = [
+    # unknown keys: typing mistakes, keys in the wrong section, other servers' names
+    Case("typo-at-top", HEAD + "engin: {tp: 1}\n", "unknown-key", 3, 1, "did you mean `engine`?"),
+    Case("typo-in-section", engine("sesion_len: 2048"), "unknown-key", 4, 3, "did you mean `session_len`?"),
+    Case("typo-deep", cache("bloc_len: 64"), "unknown-key", 5, 5, "did you mean `block_len`?"),
+    Case(
+        "typo-in-flow",
+        "version: 1\nmodel: {id: a/b, dtyp: auto}\n",
+        "unknown-key",
+        2,
+        18,
+        "did you mean `dtype`?",
+    ),
+    Case("dashes", engine("session-len: 2048"), "unknown-key", 4, 3, "write it `session_len`"),
+    Case("camel-case", engine("maxBatchSize: 4"), "unknown-key", 4, 3, "write it `max_batch_size`"),
+    Case("upper-case", HEAD + "Server: {}\n", "unknown-key", 3, 1, "write it `server`"),
+    Case("key-belongs-deeper", engine("ratio: 0.5"), "unknown-key", 4, 3, "move it to `engine.cache.ratio`"),
+    Case("key-belongs-elsewhere", HEAD + "tp: 2\n", "unknown-key", 3, 1, "move it to `engine.tp`"),
+    Case("key-belongs-outside", engine("version: 1"), "unknown-key", 4, 3, "belongs at the top level"),
+    Case(
+        "key-of-an-entry",
+        "version: 1\nmodel: {id: a/b, sha256: x}\n",
+        "unknown-key",
+        2,
+        18,
+        "`model.sources`",
+    ),
+    Case(
+        "typo-elsewhere", engine("blok_len: 64"), "unknown-key", 4, 3, "move it to `engine.cache.block_len`"
+    ),
+    Case("vllm-memory", engine("gpu_memory_utilization: 0.9"), "unknown-key", 4, 3, "`engine.cache.ratio`"),
+    Case(
+        "vllm-length",
+        engine("max_model_len: 4096"),
+        "unknown-key",
+        4,
+        3,
+        "vLLM's name for it; here it is `engine.sess",
+    ),
+    Case("vllm-length-dashed", HEAD + "max-model-len: 4096\n", "unknown-key", 3, 1, "`engine.session_len`"),
+    Case("vllm-parallel", engine("tensor_parallel_size: 2"), "unknown-key", 4, 3, "`engine.tp`"),
+    Case("lmdeploy-memory", cache("cache_max_entry_count: 0.8"), "unknown-key", 5, 5, "LMDeploy's name"),
+    Case("sglang-memory", engine("mem_fraction_static: 0.8"), "unknown-key", 4, 3, "SGLang's name"),
+    Case("ollama-length", HEAD + "num_ctx: 4096\n", "unknown-key", 3, 1, "`engine.session_len`"),
+    Case("remote-code", engine("trust_remote_code: true"), "unknown-key", 4, 3, "never run: remove the key"),
+    Case(
+        "nothing-like-it",
+        engine("zzz: 1"),
+        "unknown-key",
+        4,
+        3,
+        "the keys of `engine` are: backend, device, tp",
+    ),
+    # values of the wrong type
+    Case("text-for-number", engine("tp: two"), "wrong-type", 4, 7, None),
+    Case("quoted-number", engine('tp: "2"'), "wrong-type", 4, 7, "without quotes: `2`"),
+    Case("float-for-int", engine("tp: 2.0"), "wrong-type", 4, 7, "write `2`"),
+    Case("bool-for-int", engine("tp: true"), "wrong-type", 4, 7, None),
+    Case("yes-for-true", cache("prefix_caching: yes"), "wrong-type", 5, 21, "write `true`"),
+    Case("off-for-false", cache("prefix_caching: off"), "wrong-type", 5, 21, "write `false`"),
+    Case("number-for-text", "version: 1\nname: 12\nmodel: {id: a/b}\n", "wrong-type", 2, 7, '`"12"`'),
+    Case("text-for-list", chat("stop: END"), "wrong-type", 5, 11, '`["END"]`'),
+    Case("number-in-list", chat("stop: [a, 1]"), "wrong-type", 5, 15, '`"1"`'),
+    Case(
+        "id-for-model",
+        "version: 1\nmodel: Qwen/Qwen3-8B\n",
+        "wrong-type",
+        2,
+        8,
+        "`model: {id: Qwen/Qwen3-8B}`",
+    ),
+    Case("folder-for-model", "version: 1\nmodel: ./m\n", "wrong-type", 2, 8, "`model: {path: ./m}`"),
+    Case("list-for-section", HEAD + "engine:\n  - tp: 1\n", "wrong-type", 3, 1, None),
+    Case("empty-section", HEAD + "engine:\n", "wrong-type", 3, 1, "remove it"),
+    Case("empty-value", engine("tp:"), "wrong-type", 4, 3, "give a value, or remove the key"),
+    Case("percentage", cache("ratio: 80%"), "wrong-type", 5, 12, "write `0.8`"),
+    Case("timestamp-stays-text", engine("threads: 12:30"), "invalid-value", 4, 12, None),
+    # values out of range
+    Case("zero-tp", engine("tp: 0"), "out-of-range", 4, 7, None),
+    Case("ratio-in-percent", cache("ratio: 80"), "out-of-range", 5, 12, "not a percentage: `0.8`"),
+    Case("nan", chat("temperature: .nan"), "out-of-range", 5, 18, None),
+    Case("infinite", chat("top_p: .inf"), "out-of-range", 5, 12, None),
+    Case("overflow", chat("temperature: 1e999"), "out-of-range", 5, 18, None),
+    Case("more-than-64-bits", engine(f"session_len: {2**63}"), "out-of-range", 4, 16, None),
+    Case("absurdly-long-number", engine(f"session_len: {'9' * 9000}"), "out-of-range", 4, 16, None),
+    Case("port", server("port: 70000"), "out-of-range", 4, 9, None),
+    Case("no-sources", "version: 1\nmodel: {sources: []}\n", "out-of-range", 2, 18, None),
+    Case("zero-threads", engine("threads: 0"), "out-of-range", 4, 12, None),
+    Case("huge-size", server("limits: {max_body: 9999999GB}"), "out-of-range", 4, 22, None),
+    # values that aren't among the choices, or not of the form
+    Case("quant-policy-off", cache("quant_policy: off"), "invalid-value", 5, 19, "write `none`"),
+    Case("quant-policy-false", cache("quant_policy: false"), "invalid-value", 5, 19, "write `none`"),
+    Case("quant-policy-typo", cache("quant_policy: int-8"), "invalid-value", 5, 19, "did you mean `int8`?"),
+    Case("quant-policy-number", cache("quant_policy: 16"), "invalid-value", 5, 19, None),
+    Case("backend", engine("backend: turbomind"), "invalid-value", 4, 12, "write `native`"),
+    Case("device", engine("device: gpu"), "invalid-value", 4, 11, "write `cuda`"),
+    Case("dtype", "version: 1\nmodel: {id: a/b, dtype: bf16}\n", "invalid-value", 2, 25, "write `bfloat16`"),
+    Case("choice-in-capitals", engine("device: CPU"), "invalid-value", 4, 11, "write `cpu`"),
+    Case("session-len-in-k", engine("session_len: 8k"), "invalid-value", 4, 16, "write `8192`"),
+    Case("auto-typo", engine("session_len: atuo"), "invalid-value", 4, 16, "did you mean `auto`?"),
+    Case("version", "version: 2\nmodel: {id: a/b}\n", "invalid-value", 1, 10, "version: 1"),
+    Case("version-true", "version: true\nmodel: {id: a/b}\n", "invalid-value", 1, 10, "version: 1"),
+    Case("name", "version: 1\nname: My Model\nmodel: {id: a/b}\n", "invalid-value", 2, 7, "`my-model`"),
+    Case("hub-id", "version: 1\nmodel: {id: smollm2}\n", "invalid-value", 2, 13, None),
+    Case("path-as-id", "version: 1\nmodel: {id: ../smollm2}\n", "invalid-value", 2, 13, "`model.path`"),
+    Case("size", server("limits: {max_body: 32mb}"), "invalid-value", 4, 22, "write `32MB`"),
+    Case("duration", server("drain_timeout: 30 seconds"), "invalid-value", 4, 18, "write `30s`"),
+    Case("duration-days", server("drain_timeout: 0.5d"), "invalid-value", 4, 18, "write `12h`"),
+    Case("empty-text", "version: 1\nmodel: {path: ''}\n", "invalid-value", 2, 15, None),
+    # missing keys and conflicts
+    Case("no-version", "name: x\nmodel: {id: a/b}\n", "missing-key", 1, 1, "add `version: 1`"),
+    Case("no-model", "version: 1\n", "missing-key", 1, 1, "add `model:`"),
+    Case("no-origin", "version: 1\nmodel: {dtype: auto}\n", "missing-key", 2, 1, "`id: owner/name`"),
+    Case("two-origins", "version: 1\nmodel:\n  id: a/b\n  path: c\n", "conflict", 4, 3, "keep one"),
+    Case(
+        "revision-of-path", "version: 1\nmodel:\n  path: c\n  revision: v1\n", "conflict", 4, 3, "remove it"
+    ),
+    # the unions: one error, for the branch that was meant
+    Case("source-incomplete", source("pypi: a==1", f"sha256: {SHA}"), "missing-key", 4, 7, "add `file:`"),
+    Case(
+        "source-unknown-key",
+        source("hf: a/b", "revison: v1"),
+        "unknown-key",
+        5,
+        7,
+        "did you mean `revision`?",
+    ),
+    Case("source-foreign-key", source("path: m", "revision: v1"), "unknown-key", 5, 7, "`model`"),
+    Case("source-of-no-kind", source("file: x.gguf"), "missing-key", 4, 7, "add one of pypi, hf, path"),
+    Case("source-misspelt", source("hff: a/b"), "unknown-key", 4, 7, "did you mean `hf`?"),
+    Case("source-of-two-kinds", source("hf: a/b", "path: m"), "conflict", 5, 7, "two entries"),
+    Case("source-is-text", source("a/b"), "wrong-type", 4, 7, None),
+    Case("source-value", source("hf: a"), "invalid-value", 4, 11, None),
+    Case("source-unpinned", source("pypi: a", "file: f", f"sha256: {SHA}"), "invalid-value", 4, 13, None),
+    Case("api-key-in-plain", server("api_keys: [sk-123]"), "wrong-type", 4, 14, "{env: DEPLOYKIT_API_KEY}"),
+    Case(
+        "api-key-as-name", server("api_keys: [{env: sk-123}]"), "invalid-value", 4, 20, "never the key itself"
+    ),
+    # YAML itself
+    Case("tab", "version: 1\nmodel:\n\tid: a/b\n", "yaml-tab", 3, 1, "spaces only"),
+    Case("duplicate-key", HEAD + "version: 1\n", "duplicate-key", 3, 1, "first given on line 1"),
+    Case("duplicate-in-flow", "version: 1\nmodel: {id: a/b, id: c/d}\n", "duplicate-key", 2, 18, "line 2"),
+    Case("number-as-key", HEAD + "1: x\n", "key-not-text", 3, 1, '`"1"`'),
+    Case("true-as-key", HEAD + "true: x\n", "key-not-text", 3, 1, '`"true"`'),
+    Case("list-as-key", HEAD + "[a]: x\n", "key-not-text", 3, 1, None),
+    Case("merge-key", HEAD + "<<: {name: x}\n", "merge-key", 3, 1, "alias a whole value"),
+    Case("second-document", HEAD + "---\n" + HEAD, "several-documents", 3, 1, "a file of its own"),
+    Case("unknown-alias", HEAD + "chat: *chta\n", "unknown-alias", 3, 7, None),
+    Case("recursive-alias", HEAD + "chat: &c {defaults: *c}\n", "recursive-alias", 3, 21, None),
+    Case("object-tag", HEAD + "name: !!python/object:os.system x\n", "yaml-tag", 3, 7, "remove the tag"),
+    Case("open-quote", 'version: 1\nname: "x\nmodel: {id: a/b}\n', "yaml-syntax", 2, 7, 'close it with "'),
+    Case("open-bracket", "version: 1\nmodel: {id: a/b\nname: x\n", "yaml-syntax", 2, 8, "close it with `}`"),
+    Case("too-deep-indent", "version: 1\n  name: x\n", "yaml-syntax", 2, 3, "align"),
+    Case("odd-indent", "version: 1\nmodel:\n    id: a/b\n  dtype: auto\n", "yaml-syntax", 4, 3, "0, 4"),
+    Case("no-space-after-colon", "version:1\nmodel: {id: a/b}\n", "yaml-syntax", 1, 1, "colon and a space"),
+    Case("second-colon", HEAD + "description: a: b\n", "yaml-syntax", 3, 15, "quotes"),
+    Case("at-sign", HEAD + "description: @home\n", "yaml-syntax", 3, 14, "`'@home'`"),
+    Case("bad-escape", HEAD + 'description: "C:\\models"\n', "yaml-syntax", 3, 17, "single quotes"),
+    Case("lone-surrogate", HEAD + 'description: "\\ud800"\n', "yaml-syntax", 3, 17, None),
+    Case("control-character", HEAD + "description: a\x1b[31m\n", "not-text", 3, 15, None),
+    Case("nul-in-path", 'version: 1\nmodel: {path: "a\\0b"}\n', "not-text", 2, 15, None),
+    Case("not-utf8", HEAD.encode() + b"name: caf\xe9\n", "not-utf8", 3, 10, "UTF-8"),
+    Case("utf16", HEAD.encode("utf-16"), "not-utf8", 1, 1, "save it as UTF-8"),
+    Case("binary", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not-utf8", 1, 1, None),
+    Case("brackets", "[" * 1000, "too-deep", 1, 33, None),
+    Case("braces", HEAD + "chat: " + "{a: " * 1000, "too-deep", 3, 128, None),
+    Case("empty", "", "empty-recipe", None, None, "version: 1"),
+    Case("comments-only", "# nothing\n", "empty-recipe", None, None, "version: 1"),
+    Case("a-list", "- version: 1\n", "not-a-recipe", 1, 1, None),
+    Case("a-word", "version:1\n", "not-a-recipe", 1, 1, "colon and a space"),
+    Case("one-mebibyte", "#" * (1 << 20) + "\n", "too-large", None, None, None),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_one_mistake_one_error(case: Case, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(case.text if isinstance(case.text, bytes) else case.text.encode())
+    (found,) = check_files([file])
+    assert (found.code, found.line, found.col) == (case.code, case.line, case.col)
+    assert found.file == str(file)
+    if case.help is not None:
+        assert found.help is not None
+        assert case.help in found.help
+
+
+def test_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    for name, above in zip("bcdefgh", "abcdefg", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 10)}]")
+    file = tmp_path / "bomb.yaml"
+    file.write_text("\n".join(lines))
+    (found,) = check_files([file])
+    assert (found.code, found.line) == ("too-large", 4)
+
+
+def test_all_errors_come_in_one_pass_and_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "version: 1\nname: Bad Name\nmodel:\n  id: a/b\n  path: c\n  dtype: bf16\n"
+        "engine:\n  tp: 0\n  tp: 1\n  cache: {ratio: 2, quant_polcy: none}\nserver:\n  port: x\n"
+    )
+    found = [(d.code, d.line, d.col) for d in check_files([file])]
+    assert found == [
+        ("invalid-value", 2, 7),
+        ("conflict", 5, 3),
+        ("invalid-value", 6, 10),
+        ("out-of-range", 8, 7),
+        ("duplicate-key", 9, 3),
+        ("out-of-range", 10, 18),
+        ("unknown-key", 10, 21),
+        ("wrong-type", 12, 9),
+    ]
+
+
+def test_ten_thousand_errors_are_counted_not_listed(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(HEAD + "".join(f"key{n}: 1\n" for n in range(4000)))
+    found = check_files([file])
+    assert len(found) == 101
+    assert "3900 more errors" in found[-1].message
+
+
+def test_files_are_reported_in_the_order_given(tmp_path: Path) -> None:
+    one, two = tmp_path / "b.yaml", tmp_path / "a.yaml"
+    one.write_text("version: 3\nmodel: {id: a/b}\n")
+    two.write_text(HEAD + "x: 1\n")
+    assert [d.file for d in check_files([one, tmp_path / "none.yaml", two])] == [
+        str(one),
+        str(tmp_path / "none.yaml"),
+        str(two),
+    ]

