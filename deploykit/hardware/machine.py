@@ -18,16 +18,18 @@ class GPU(msgspec.Struct, frozen=True, kw_only=True):
 class CPU(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     cores: int  # what the cgroup and the affinity mask leave, not what the board has
-    flags: tuple[str, ...] = ()  # avx2, avx512f, avx512_vnni, avx512_bf16, avx_vnni, amx_bf16, amx_int8, neon, …
+    flags: tuple[
+        str, ...
+    ] = ()  # avx2, avx512f, avx512_vnni, avx512_bf16, avx_vnni, amx_bf16, amx_int8, neon, …
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     system: str  # Linux | Darwin | Windows
     arch: str  # x86_64 | aarch64
     cpu: CPU
-    memory_total: int  # bytes, the cgroup's limit where there is one
-    memory_available: int
-    disk_free: int  # bytes, at the cache folder
+    memory_total: int  # bytes, the cgroup's limit where there is one; 0 = the system doesn't say
+    memory_available: int  # bytes; page cache that can be dropped counts as available
+    disk_free: int  # bytes, at the cache folder; 0 = unknown
     gpus: tuple[GPU, ...] = ()
     gpu_error: str | None = None  # why no GPU could be asked for
     python: str = ""

@@ -1,0 +1,38 @@
+"""A recipe that this machine can't honour: exit code 3, with everything that led there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploykit.errors import EXIT_NO_FIT, DeploykitError
+from deploykit.plan.text import format_bytes
+from deploykit.plan.types import Candidate, MemoryItem
+
+
+class PlanError(DeploykitError):
+    """`candidates` are the engines in the order of preference, `memory` the table that doesn't fit `memory_limit`
+    bytes, and `fixes` the changes that would do, cheapest first."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        why: str | None = None,
+        fixes: Sequence[str] = (),
+        candidates: Sequence[Candidate] = (),
+        memory: Sequence[MemoryItem] = (),
+        memory_limit: int = 0,
+    ) -> None:
+        self.fixes = tuple(fixes)
+        self.candidates = tuple(candidates)
+        self.memory = tuple(memory)
+        self.memory_limit = memory_limit
+        super().__init__(what, where=where, why=why, fix="; or ".join(fixes) or None, exit_code=EXIT_NO_FIT)
+
+
+def memory_why(memory: Sequence[MemoryItem], limit: int, place: str) -> str:
+    """The memory table in one sentence: what is needed, of what, and by whom."""
+    total = sum(item.bytes for item in memory)
+    parts = ", ".join(f"{item.name} {format_bytes(item.bytes)}" for item in memory if item.bytes)
+    return f"at least {format_bytes(total)} of {format_bytes(limit)} {place}: {parts}"

@@ -1,0 +1,111 @@
+"""The one door of the planner: `(Recipe, Facts, Machine) -> Plan`, without a look at the disk or the clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploykit.plan.check import check_block_len, check_lengths, refuse_unsupported
+from deploykit.plan.choose import Device, choose_device, choose_dtype, choose_engine
+from deploykit.plan.fixes import alternatives, not_fit
+from deploykit.plan.inputs import place_of, wish_of
+from deploykit.plan.size import DoesNotFitError, find_sizes
+from deploykit.plan.text import format_count
+from deploykit.plan.types import Candidate, Decision, Plan
+
+if TYPE_CHECKING:
+    from deploykit.checkpoint.facts import Facts
+    from deploykit.hardware.machine import Machine
+    from deploykit.recipe.schema import Recipe
+
+
+def make_plan(
+    recipe: Recipe, facts: Facts, machine: Machine, *, name: str, runner: str | None = None
+) -> Plan:
+    """Decide everything the engine process is started with, and say why.
+
+    `name` is the deployment's. `runner="fake"` plans the runner of the tests: no weights, on the CPU.
+    Raises PlanError (exit code 3) where the recipe can't be honoured on this machine.
+    """
+    engine = recipe.engine
+    refuse_unsupported(engine)
+    if runner == "fake":
+        device = Device("cpu", None, None)
+        chosen = "fake"
+        candidates: tuple[Candidate, ...] = (Candidate("fake", True, "the test switch asks for it"),)
+    elif runner is None:
+        device = choose_device(engine.device, machine)
+        chosen, candidates = choose_engine(engine.backend, facts, machine)
+    else:
+        raise ValueError(f"runner: {runner!r} is neither None nor 'fake'")
+    dtype, dtype_decision = choose_dtype(recipe.model.dtype, device, machine)
+    check_block_len(engine.cache.block_len, device)
+
+    wish = wish_of(engine)
+    check_lengths(wish, facts)
+    place = place_of(chosen, facts, machine, device, dtype)
+    try:
+        sizes = find_sizes(wish, place)
+    except DoesNotFitError as error:
+        others = alternatives(recipe, facts, machine, runner, device)
+        raise not_fit(error.sizes, wish, place, candidates, others) from None
+
+    threads = machine.cpu.cores if engine.threads == "auto" else engine.threads
+    decisions = [
+        Decision("engine.backend", chosen, next(c.reason for c in candidates if c.accepted)),
+        device.decision,
+        dtype_decision,
+        *sizes.decisions,
+        *_notes(recipe, facts, machine, device, threads),
+    ]
+    if engine.backend != "auto" and runner is None:
+        decisions[0] = None
+    return Plan(
+        name=name,
+        engine=chosen,
+        device=device.kind,
+        devices=(device.gpu.index,) if device.gpu else (),
+        model_path=facts.path,
+        architecture=facts.architecture,
+        dtype=dtype,
+        kv_dtype=dtype,
+        vocab_size=facts.vocab_size,
+        eos_token_ids=facts.eos_token_ids,
+        session_len=sizes.session_len,
+        max_batch_size=sizes.max_batch_size,
+        max_queue=recipe.server.limits.max_queue,
+        max_prefill_tokens=sizes.max_prefill_tokens,
+        block_len=wish.block_len,
+        block_bytes=wish.block_len * place.kv_token_bytes,
+        num_blocks=sizes.num_blocks,
+        prefix_caching=engine.cache.prefix_caching,
+        threads=threads,
+        memory=sizes.memory,
+        memory_limit=place.limit,
+        candidates=candidates,
+        decisions=tuple(d for d in decisions if d is not None),
+    )
+
+
+def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threads: int) -> list[Decision]:
+    """Values that `auto` stood for beside the sizes, and keys that mean nothing on this device."""
+    notes = []
+    engine = recipe.engine
+    if engine.threads == "auto" and device.kind == "cpu":
+        notes.append(Decision("engine.threads", str(threads), "the cores that this process may use"))
+    elif engine.threads != "auto" and device.kind == "cuda":
+        note = "asked for; on a GPU it is only used while weights are read"
+        notes.append(Decision("engine.threads", str(threads), note))
+    elif device.kind == "cpu" and threads > machine.cpu.cores:
+        note = f"asked for; more than the {machine.cpu.cores} cores this process may use, so they take turns"
+        notes.append(Decision("engine.threads", str(threads), note))
+    if "ratio" in engine.cache.model_fields_set and (device.kind == "cpu" or engine.cache.blocks):
+        why = "engine.cache.blocks comes before it" if engine.cache.blocks else "it counts on a GPU alone"
+        note = f"without effect here: {why}"
+        notes.append(Decision("engine.cache.ratio", f"{engine.cache.ratio:g}", note))
+    if facts.sliding_window:
+        window = format_count(facts.sliding_window)
+        note = (
+            f"the model looks back {window} tokens; its KV memory is planned for whole sessions all the same"
+        )
+        notes.append(Decision("engine.cache", "full sessions", note))
+    return notes

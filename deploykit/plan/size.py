@@ -1,0 +1,226 @@
+"""The search for sizes that fit: session, batch, step budget and KV blocks against the device's bytes."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from deploykit.plan.memory import blocks_for
+from deploykit.plan.text import format_bytes, format_count
+from deploykit.plan.types import Decision, MemoryItem
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+MIN_SESSION = 512  # an automatic session_len is never made shorter than this
+CPU_SESSION = 8192  # nor longer than this on a CPU, where attention over a long context takes seconds a token
+CPU_KV_CAP = 1 * GIB  # the pool's, but for one full session
+CPU_SESSION_CAP = 2 * GIB  # an automatic session takes no more KV than this
+CPU_KV_SHARE = 0.25  # of the memory that is available
+CPU_RESERVE = 256 * MIB  # the front process, and air for everybody else
+CPU_RESERVE_SHARE = 0.05  # of the memory that the machine has, where that is more
+
+BATCH = {"cpu": 16, "cuda": 256}
+# Step budgets that `auto` tries, best first: long steps feed a GPU, short ones keep a CPU's decoding rows moving.
+PREFILL = {"cpu": (512, 256, 128), "cuda": (8192, 4096, 2048, 1024, 512)}
+COMFORTABLE_SESSION = 8192  # a smaller step budget is chosen before a session shorter than this is
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the recipe asks for; None is `auto`."""
+
+    session_len: int | None
+    max_batch_size: int | None
+    max_prefill_tokens: int | None
+    blocks: int | None
+    ratio: float
+    block_len: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device as the search sees it. `limit` and `available` are bytes."""
+
+    kind: str  # cpu | cuda
+    limit: int
+    available: int
+    trained_len: int
+    kv_token_bytes: int
+    cost: Callable[
+        [int, int, int, int], tuple[MemoryItem, ...]
+    ]  # (prefill, batch, session, kv bytes) -> table
+
+
+@dataclass(frozen=True)
+class Sizes:
+    session_len: int
+    max_batch_size: int
+    max_prefill_tokens: int
+    num_blocks: int
+    memory: tuple[MemoryItem, ...]
+    decisions: tuple[Decision, ...] = ()
+
+
+class DoesNotFitError(Exception):
+    """`sizes` are the smallest that were tried; `decisions` is empty in them."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__("does not fit")
+        self.sizes = sizes
+
+
+def cpu_limit(total: int, available: int) -> int:
+    """Bytes the engine process may use on a CPU."""
+    return max(0, available - max(CPU_RESERVE, int(total * CPU_RESERVE_SHARE)))
+
+
+def find_sizes(wish: Wish, place: Place) -> Sizes:
+    """The largest sizes within the wish that fit. Raises DoesNotFitError."""
+    longest = _longest_session(wish, place)
+    target = wish.session_len or min(longest, COMFORTABLE_SESSION)
+    smallest = wish.session_len or min(MIN_SESSION, longest)
+    steps = list(_steps(wish, place.kind))
+    for session in dict.fromkeys((target, smallest)):
+        for batch, prefill in steps:
+            if session > smallest and not _within_cap(wish, place, session):
+                continue
+            sizes = _pool(wish, place, session, batch, prefill)
+            if sizes is not None:
+                if wish.session_len is None:
+                    sizes = _stretch(wish, place, sizes, longest)
+                return replace(sizes, decisions=_explain(wish, place, sizes))
+    batch, prefill = steps[-1]
+    blocks = wish.blocks or blocks_for(smallest, wish.block_len)
+    raise DoesNotFitError(_sizes(wish, place, smallest, batch, prefill, blocks))
+
+
+def _longest_session(wish: Wish, place: Place) -> int:
+    longest = place.trained_len if place.kind == "cuda" else min(place.trained_len, CPU_SESSION)
+    return min(longest, wish.blocks * wish.block_len) if wish.blocks else longest
+
+
+def _steps(wish: Wish, kind: str) -> Iterator[tuple[int, int]]:
+    """(max_batch_size, max_prefill_tokens) to try. A step holds a token of every running row: batch <= prefill."""
+    if wish.max_prefill_tokens:
+        yield wish.max_batch_size or min(BATCH[kind], wish.max_prefill_tokens), wish.max_prefill_tokens
+        return
+    batch = wish.max_batch_size or BATCH[kind]
+    for prefill in dict.fromkeys(max(tokens, batch) for tokens in PREFILL[kind]):
+        yield batch, prefill
+
+
+def _sizes(wish: Wish, place: Place, session: int, batch: int, prefill: int, blocks: int) -> Sizes:
+    kv_bytes = blocks * wish.block_len * place.kv_token_bytes
+    return Sizes(session, batch, prefill, blocks, place.cost(prefill, batch, session, kv_bytes))
+
+
+def _pool(wish: Wish, place: Place, session: int, batch: int, prefill: int) -> Sizes | None:
+    """The KV pool beside everything else, or None where it can't hold one full session."""
+    fixed = sum(item.bytes for item in place.cost(prefill, batch, session, 0))
+    free = place.limit - fixed
+    block_bytes = wish.block_len * place.kv_token_bytes
+    one = blocks_for(session, wish.block_len)
+    if wish.blocks:
+        blocks = wish.blocks
+    elif place.kind == "cuda":
+        blocks = int(max(0, free) * wish.ratio) // block_bytes
+    else:
+        blocks = min(one * batch, max(one, _cpu_cap(place) // block_bytes), max(0, free) // block_bytes)
+    if blocks < one or blocks * block_bytes > free:
+        return None
+    if not wish.max_batch_size and batch > blocks:
+        batch = blocks  # a running row holds at least one block
+    return _sizes(wish, place, session, batch, prefill, blocks)
+
+
+def _cpu_cap(place: Place, cap: int = CPU_KV_CAP) -> int:
+    return min(cap, int(place.available * CPU_KV_SHARE))
+
+
+def _within_cap(wish: Wish, place: Place, session: int) -> bool:
+    """On a CPU an automatic session stays under a cap of its own."""
+    most = _cpu_cap(place, CPU_SESSION_CAP)
+    return place.kind == "cuda" or wish.blocks is not None or session * place.kv_token_bytes <= most
+
+
+def _stretch(wish: Wish, place: Place, sizes: Sizes, longest: int) -> Sizes:
+    """The longest session that fits beside the batch and the step budget of `sizes`."""
+
+    def attempt(session: int) -> Sizes | None:
+        if not _within_cap(wish, place, session):
+            return None
+        return _pool(wish, place, session, sizes.max_batch_size, sizes.max_prefill_tokens)
+
+    lengths = range(0, longest, wish.block_len)
+    first_bad = bisect.bisect_left(
+        lengths,
+        True,
+        lo=sizes.session_len // wish.block_len + 1,
+        key=lambda session: attempt(session) is None,
+    )
+    return attempt(longest) or attempt(lengths[first_bad - 1]) or sizes
+
+
+# ---------------------------------------------------------------- reasons
+
+
+def _explain(wish: Wish, place: Place, sizes: Sizes) -> tuple[Decision, ...]:
+    found = []
+    if wish.session_len is None:
+        found.append(
+            Decision("engine.session_len", str(sizes.session_len), _session_reason(wish, place, sizes))
+        )
+    if wish.max_batch_size is None:
+        reason = (
+            "rows that one step still serves quickly on a CPU" if place.kind == "cpu" else "rows of a step"
+        )
+        if sizes.max_batch_size < BATCH[place.kind]:
+            limited_by_step = wish.max_prefill_tokens == sizes.max_batch_size
+            reason = "engine.max_prefill_tokens holds no more" if limited_by_step else "one KV block a row"
+        found.append(Decision("engine.max_batch_size", str(sizes.max_batch_size), reason))
+    if wish.max_prefill_tokens is None:
+        default = PREFILL[place.kind][0]
+        if sizes.max_prefill_tokens < default:
+            reason = f"made smaller than {default} so that a session fits"
+        elif sizes.max_prefill_tokens > default:
+            reason = "a step must hold a token of every row of engine.max_batch_size"
+        elif place.kind == "cpu":
+            reason = "short steps: a long prompt doesn't hold up the rows that decode"
+        else:
+            reason = "long steps keep a GPU busy"
+        found.append(Decision("engine.max_prefill_tokens", str(sizes.max_prefill_tokens), reason))
+    if wish.blocks is None:
+        found.append(
+            Decision("engine.cache.blocks", str(sizes.num_blocks), _blocks_reason(wish, place, sizes))
+        )
+    return tuple(found)
+
+
+def _session_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
+    if sizes.session_len == place.trained_len:
+        return "the length the model was trained for"
+    trained = f"the model was trained for {format_count(place.trained_len)}"
+    if place.kind == "cpu" and sizes.session_len == CPU_SESSION:
+        return f"the longest that is chosen on a CPU; {trained}"
+    if wish.blocks and sizes.session_len == wish.blocks * wish.block_len:
+        return f"what engine.cache.blocks holds; {trained}"
+    return f"what fits in memory; {trained}"
+
+
+def _blocks_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
+    block_bytes = wish.block_len * place.kv_token_bytes
+    pool = format_bytes(sizes.num_blocks * block_bytes)
+    if place.kind == "cuda":
+        return f"{pool}: {wish.ratio:.0%} of what the weights and the steps leave free (engine.cache.ratio)"
+    one = blocks_for(sizes.session_len, wish.block_len)
+    if sizes.num_blocks == one * sizes.max_batch_size:
+        return f"{pool}: {sizes.max_batch_size} sessions of {format_count(sizes.session_len)} tokens"
+    if sizes.num_blocks == one:
+        return f"{pool}: one full session, the least that works"
+    if sizes.num_blocks == CPU_KV_CAP // block_bytes:
+        return f"{pool}: the cap on a CPU (engine.cache.blocks sets another)"
+    if sizes.num_blocks == _cpu_cap(place) // block_bytes:
+        return f"{pool}: {CPU_KV_SHARE:.0%} of the memory that is available"
+    return f"{pool}: what is left of the memory"

@@ -1,0 +1,70 @@
+"""`deploykit plan` on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploykit.cli.app import main
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOYKIT_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_plan_for_people(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model), "--set", "engine.device=cpu", "--set", "engine.session_len=128"]) == 0
+    out = capsys.readouterr().out
+    for words in ("pytorch on cpu", "not part of this version", "weights", "total", "engine.max_batch_size"):
+        assert words in out
+    assert "32 blocks of 64 tokens" in out  # 16 rows of 128 tokens
+    assert "\x1b" not in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_a_plan_for_programs(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model), "--json", "--set", "engine.device=cpu"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["fits"] is True
+    assert data["plan"]["engine"] == "pytorch"
+    assert data["plan"]["memory"][0]["bytes"] > 0
+    assert data["error"] is None
+
+
+def test_what_does_not_fit_is_exit_3(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change = ["--set", "engine.device=cpu", "--set", "engine.cache.blocks=1000000000"]
+    assert main(["plan", str(model), *change]) == 3
+    captured = capsys.readouterr()
+    assert "missing" in captured.out
+    assert "does not fit" in captured.err
+    assert "engine.cache.blocks" in captured.err
+    assert main(["plan", str(model), "--json", *change]) == 3
+    data = json.loads(capsys.readouterr().out)
+    assert data["fits"] is False
+    assert data["error"]["fixes"]
+    assert data["error"]["memory"]
+
+
+def test_what_can_not_be_honoured_is_exit_3(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model), "--set", "engine.backend=native"]) == 3
+    assert "not part of this version" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_here_is_exit_1_and_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "nobody/nothing"]) == 1
+    err = capsys.readouterr().err
+    assert "not on this disk" in err
+    assert "deploykit plan nobody/nothing --fetch" in err
+
+
+@pytest.mark.parametrize("args", [["no-such-thing"], ["x.yaml"], ["a/b", "--set", "engine.tpp=2"]])
+def test_bad_targets_and_keys_are_exit_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *args]) == 2
+    err = capsys.readouterr().err
+    assert err
+    assert "Traceback" not in err
