@@ -23,11 +23,13 @@ def main() -> int:
 
     import msgspec
 
+    from deploykit.engine.faults import Faults
     from deploykit.engine.process import EngineProcess
     from deploykit.errors import DeploykitError
     from deploykit.plan.types import Plan
 
     try:
+        Faults.from_environment()  # refused without DEPLOYKIT_TESTING=1, whatever the runner
         plan = msgspec.json.decode(args.plan.read_bytes(), type=Plan)
         EngineProcess(plan, args.socket, status).run()
     except DeploykitError as error:

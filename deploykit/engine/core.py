@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from deploykit.engine.scheduler import Scheduler
 from deploykit.engine.types import Capacity, Finish, Runner, Step, StepResult, Ticket, pack, unpack
 from deploykit.plan.types import Plan
 
+log = logging.getLogger(__name__)
 _FINISH: dict[int, FinishReason] = {Finish.STOP: "stop", Finish.LENGTH: "length"}
 MAX_FAILED_STEPS = 3  # failed steps of lone sequences in a row before the runner itself counts as broken
 
@@ -199,21 +201,26 @@ class EngineCore:
             if step is not None:
                 self._inflight.append((step, self.runner.launch(step)))
             if self._inflight and (len(self._inflight) > self.depth or step is None):
-                launched, ticket = self._inflight.popleft()
-                result = self.runner.collect(ticket)
+                result = self.runner.collect(self._inflight[0][1])
             else:
                 return step is not None
         except Exception as error:
             # Only the loop sees a whole step fail, whatever its kind: nothing may get past it.
-            self._step_failed(error)
+            self._step_failed(step, error)
             return True
+        launched, _ = self._inflight.popleft()
         self._failed_steps = 0
         self._settle(launched, result)
         return True
 
-    def _step_failed(self, error: Exception) -> None:
+    def _step_failed(self, planned: Step | None, error: Exception) -> None:
         """Find the culprit: with one sequence at work it is that one, else each computes again alone."""
+        log.error("a step failed: %s: %s", type(error).__name__, error, exc_info=error)
+        lost = [step for step, _ in self._inflight]
+        if planned is not None and planned not in lost:
+            lost.append(planned)
         self._inflight.clear()
+        self.scheduler.repeat_releases(lost)
         running = list(self.scheduler.running)
         if len(running) == 1:
             self._failed_steps += 1

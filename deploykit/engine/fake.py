@@ -27,6 +27,7 @@ from deploykit.engine.types import (
     RunnerError,
     Step,
     StepResult,
+    Ticket,
     TokenLogprob,
     pack,
     unpack,
@@ -127,19 +128,19 @@ class FakeRunner:
         self._queue.append(ticket)
         return ticket
 
-    def collect(self, ticket: FakeTicket) -> StepResult:
+    def collect(self, ticket: Ticket) -> StepResult:
         """Run the step. Steps before it that nobody collected (after a failure) run first, unreported."""
         if ticket not in self._queue:
             raise RunnerError(f"step {ticket.seq} is not in flight")
-        while (earlier := self._queue.popleft()) is not ticket:
-            self._apply(earlier.step)
-            self._compute(earlier)
-        if ticket.ready_at and (wait := ticket.ready_at - time.monotonic()) > 0:
+        while (launched := self._queue.popleft()) is not ticket:
+            self._apply(launched.step)
+            self._compute(launched)
+        if launched.ready_at and (wait := launched.ready_at - time.monotonic()) > 0:
             time.sleep(wait)
-        self._apply(ticket.step)  # also where the step then fails: the books go on
+        self._apply(launched.step)  # also where the step then fails: the books go on
         if self.faults.faults:
-            self.faults.fire("engine.step", ticket.number)
-        return self._compute(ticket)
+            self.faults.fire("engine.step", launched.number)
+        return self._compute(launched)
 
     def close(self) -> None:
         self._loaded = False
@@ -172,11 +173,8 @@ class FakeRunner:
     def _admit(self, admit: Admit) -> None:
         if not 0 <= admit.row < self.capacity.max_rows:
             raise RunnerError(f"there is no row {admit.row}")
-        if (old := self._rows.get(admit.row)) is not None:
-            if admit.epoch <= old.epoch:
-                raise RunnerError(f"row {admit.row} is in use {old.epoch}; use {admit.epoch} can't begin")
-            # its release was in a step that failed before it was launched
-            self._release(admit.row, old.epoch)
+        if admit.row in self._rows:
+            raise RunnerError(f"row {admit.row} is not free: its use {self._rows[admit.row].epoch} goes on")
         self._rows[admit.row] = FakeRow(admit, self._model, self._kv)
 
     # ------------------------------------------------------------ computing

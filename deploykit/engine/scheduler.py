@@ -93,6 +93,10 @@ class Scheduler:
             self.suspects.add(sequence)
             self.preempt(sequence)
 
+    def repeat_releases(self, steps: list[Step]) -> None:
+        """Steps that failed may not have been applied: what they released is released again, which does no harm."""
+        self._releases = [release for step in steps for release in step.releases] + self._releases
+
     def _vacate(self, sequence: Sequence) -> None:
         # A step in flight may still write to these blocks: steps run in launch order, a later owner's writes win.
         self.running.remove(sequence)

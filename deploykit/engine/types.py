@@ -244,7 +244,9 @@ class Runner(Protocol):
         """
         ...
 
-    def launch(self, step: Step) -> Ticket: ...
+    def launch(self, step: Step) -> Ticket:
+        """Begin a step. When a step fails, the loop forgets all tickets that are out; they are never collected."""
+        ...
 
     def collect(self, ticket: Ticket) -> StepResult:
         """Wait for the step without holding the interpreter lock. Tickets are collected in launch order."""

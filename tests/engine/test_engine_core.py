@@ -286,9 +286,10 @@ def test_a_deadline_ends_a_request() -> None:
 class Faulty(FakeRunner):
     """Fails the whole step, without a word on who, whenever the row of the poisoned prompt is in it."""
 
-    def __init__(self, poison: int, **kwargs: object) -> None:
+    def __init__(self, poison: int, at: str = "collect", **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self.poison = poison
+        self.at = at
         self.poisoned: set[tuple[int, int]] = set()
 
     def launch(self, step: Step) -> Ticket:
@@ -300,6 +301,8 @@ class Faulty(FakeRunner):
             for row, epoch in zip(unpack(step.rows).tolist(), unpack(step.epochs).tolist(), strict=True)
             if (row, epoch) in self.poisoned
         }
+        if self.bad and self.at == "launch":
+            raise RuntimeError("scripted, and nothing of the step was applied")
         ticket = super().launch(step)
         self.failing = getattr(self, "failing", set()) | self.bad
         return ticket
@@ -311,14 +314,15 @@ class Faulty(FakeRunner):
         return result
 
 
+@pytest.mark.parametrize("at", ["launch", "collect"])
 @pytest.mark.parametrize("overlap_depth", [0, 1])
-def test_a_step_that_fails_costs_only_the_request_that_made_it_fail(overlap_depth: int) -> None:
+def test_a_step_that_fails_costs_only_the_request_that_made_it_fail(overlap_depth: int, at: str) -> None:
     plan = make_plan()
     requests = [request(f"r{i}", [20 + i, 30, 40], max_tokens=20) for i in range(5)]
     expected = {}
     for submit in requests:
         expected |= alone(submit, plan)
-    runner = Faulty(poison=500, overlap_depth=overlap_depth, check=True)
+    runner = Faulty(poison=500, at=at, overlap_depth=overlap_depth, check=True)
     core = EngineCore(runner, runner.load(plan, lambda *_: None), plan)
     for submit in [*requests[:2], request("bad", [500, 9], max_tokens=20), *requests[2:]]:
         core.submit(submit)

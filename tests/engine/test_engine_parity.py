@@ -24,14 +24,14 @@ from deploykit.plan import make_plan
 from deploykit.recipe import recipe_from_data
 
 NEAR_TIE = 1e-4
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 SHARED = "You are a helpful assistant. Answer briefly. " * 4
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n    ",
     SHARED + "What is 12 times 12?",
     SHARED + "Name three colours of the rainbow, please, and say why you like them.",
-    "Once upon a time there was a small robot who lived in a lighthouse by the sea. " * 6,
+    "Once upon a time there was a small robot who lived in a lighthouse by the sea. " * 4,
     "1, 2, 3, 4,",
 ]
 
@@ -163,14 +163,14 @@ def test_with_prefix_hits(core: EngineCore, reference: Reference, prompts: list[
     assert core.counters.cached_tokens - before >= sum((len(p) - 1) // 16 * 16 for p in prompts)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_in_random_batches_chunked_and_preempted(
     core: EngineCore, reference: Reference, prompts: list[list[int]], seed: int
 ) -> None:
     rng = random.Random(seed)
     before = core.scheduler.preemptions
     core.scheduler.pool.flush()
-    many = [rng.choice(prompts) for _ in range(10)]
+    many = [rng.choice(prompts) for _ in range(8)]
     for prompt, got in zip(many, run(core, many, rng), strict=True):
         assert_equal(core, reference, prompt, got)
     assert core.scheduler.preemptions > before

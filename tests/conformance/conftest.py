@@ -1,0 +1,96 @@
+"""The runners that the conformance suite runs against, each on a plan small enough to be quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conformance_driver import Driver, Loaded
+
+from deploykit.engine.types import Runner
+from deploykit.plan.types import Plan
+
+VOCAB_SIZE = 320
+BLOCK_LEN = 8
+LAYERS, HIDDEN, HEADS, KV_HEADS = 2, 64, 4, 2
+
+
+def small_plan(engine: str, model_path: Path) -> Plan:
+    """float32 on the CPU: 8 rows, 64 blocks of 8 tokens, sessions of 256."""
+    head_bytes = HIDDEN // HEADS * 4
+    return Plan(
+        name="conformance",
+        engine=engine,
+        device="cpu",
+        model_path=str(model_path),
+        architecture="LlamaForCausalLM",
+        dtype="float32",
+        kv_dtype="float32",
+        vocab_size=VOCAB_SIZE,
+        session_len=256,
+        max_batch_size=8,
+        max_prefill_tokens=128,
+        block_len=BLOCK_LEN,
+        block_bytes=2 * LAYERS * KV_HEADS * head_bytes * BLOCK_LEN,
+        num_blocks=64,
+    )
+
+
+def make_fake(overlap_depth: int) -> Callable[[Path], tuple[Runner, Plan]]:
+    def make(folder: Path) -> tuple[Runner, Plan]:
+        from deploykit.engine.fake import FakeRunner
+
+        return FakeRunner(overlap_depth=overlap_depth, check=True), small_plan("fake", folder)
+
+    return make
+
+
+def make_pytorch(folder: Path) -> tuple[Runner, Plan]:
+    """A Llama of two layers with random weights, spread wide enough that logits are no near-ties."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from deploykit.engine.pytorch import PytorchRunner
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=HIDDEN,
+        intermediate_size=2 * HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    return PytorchRunner(), small_plan("pytorch", folder)
+
+
+# A new runner is a new line here; every test of this folder then holds for it.
+RUNNERS: dict[str, Callable[[Path], tuple[Runner, Plan]]] = {
+    "fake": make_fake(0),
+    "fake-overlap": make_fake(1),
+    "pytorch": make_pytorch,
+}
+
+
+@pytest.fixture(scope="session", params=RUNNERS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    """One runner, loaded once: tests share it as requests would."""
+    name: str = request.param
+    runner, plan = RUNNERS[name](tmp_path_factory.mktemp(name))
+    stages: list[str] = []
+    capacity = runner.load(plan, lambda stage, fraction: stages.append(stage))
+    assert set(stages) <= {"weights", "engine", "kv", "warmup"}
+    yield Loaded(name, runner, capacity)
+    runner.close()
+
+
+@pytest.fixture
+def driver(loaded: Loaded) -> Iterator[Driver]:
+    driver = Driver(loaded)
+    yield driver
+    driver.close()
