@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,13 +17,18 @@ BLOCK_LEN = 8
 LAYERS, HIDDEN, HEADS, KV_HEADS = 2, 64, 4, 2
 
 
-def small_plan(engine: str, model_path: Path) -> Plan:
-    """float32 on the CPU: 8 rows, 64 blocks of 8 tokens, sessions of 256."""
+# The pytorch runner is checked on the CPU; on a machine with a GPU, DEPLOYKIT_TEST_DEVICE=cuda checks it there.
+DEVICE = os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu")
+
+
+def small_plan(engine: str, model_path: Path, device: str = "cpu") -> Plan:
+    """float32: 8 rows, 64 blocks of 8 tokens, sessions of 256."""
     head_bytes = HIDDEN // HEADS * 4
     return Plan(
         name="conformance",
         engine=engine,
-        device="cpu",
+        device=device,
+        devices=(0,) if device == "cuda" else (),
         model_path=str(model_path),
         architecture="LlamaForCausalLM",
         dtype="float32",
@@ -66,7 +72,7 @@ def make_pytorch(folder: Path) -> tuple[Runner, Plan]:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
-    return PytorchRunner(), small_plan("pytorch", folder)
+    return PytorchRunner(), small_plan("pytorch", folder, DEVICE)
 
 
 # A new runner is a new line here; every test of this folder then holds for it.

@@ -1,0 +1,112 @@
+"""From what a person named to where to talk: a URL, a running deployment, or a private one to start."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import deploykit
+from deploykit.chat.client import base_url
+from deploykit.errors import ConfigError
+from deploykit.supervise.state import DeploymentState, read_all
+
+DEFAULT_RECIPE = "smollm2-135m"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Talk to a server that runs. `deployment` is its name where it is one of ours."""
+
+    base: str  # the API's root
+    note: str  # for a person: what this is
+    deployment: str | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start a private deployment of `target`, which `deploykit up` understands."""
+
+    target: str
+    note: str
+
+
+def choose(target: str | None) -> Attach | Start:
+    """Where `target` leads. Raises ConfigError when it leads nowhere, or to several places."""
+    running = [s for s in read_all() if s.live and s.status != "draining"]
+    shared = [s for s in running if not s.private]  # a private one ends with its own client
+    if target is None:
+        return _default(shared)
+    if re.match(r"https?://", target, re.IGNORECASE):
+        return Attach(base_url(target), f"the server at {target}")
+    if named := next((s for s in running if s.name == target), None):
+        return _attach(named)
+    path = Path(target).expanduser()
+    if path.exists():
+        resolved = str(path.resolve())
+        same = [s for s in shared if _is_path(s.target) and str(Path(s.target).resolve()) == resolved]
+        return _attach(same[-1]) if same else Start(resolved, f"a private deployment of {target}")
+    if _HUB_ID.fullmatch(target) and path.suffix not in (".yaml", ".yml", ".gguf"):
+        same = [s for s in shared if s.target == target]
+        return _attach(same[-1]) if same else Start(target, f"a private deployment of {target}")
+    if recipe := shipped_recipes().get(target):
+        return choose(str(recipe))
+    raise _nowhere(target, [s.name for s in running])
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes of the current folder's checkout, or of the one that this package runs from, by name."""
+    for root in (Path.cwd(), Path(deploykit.__file__).resolve().parents[1]):
+        found = {path.stem: path for path in sorted((root / "recipes").glob("*.yaml"))}
+        if DEFAULT_RECIPE in found:
+            return found
+    return {}
+
+
+def recipe_target(target: str | None) -> str:
+    """What to give to `deploykit up` for `target`: the default recipe for None, a shipped one by its name."""
+    if target is None:
+        return _default_recipe().target
+    return target if Path(target).exists() else str(shipped_recipes().get(target, target))
+
+
+def _default(shared: list[DeploymentState]) -> Attach | Start:
+    if len(shared) == 1:
+        return _attach(shared[0])
+    if shared:
+        names = ", ".join(s.name for s in shared)
+        raise ConfigError(f"{len(shared)} deployments are running: {names}", fix="say which one")
+    return _default_recipe()
+
+
+def _default_recipe() -> Start:
+    recipe = shipped_recipes().get(DEFAULT_RECIPE)
+    if recipe is None:
+        raise ConfigError(
+            "nothing is running and there is no recipe to start",
+            why=f"recipes/{DEFAULT_RECIPE}.yaml is neither here nor beside the package",
+            fix="name a recipe, a model folder, a GGUF file, a hub id or a URL",
+        )
+    return Start(str(recipe), f"a private deployment of the default recipe {recipe.name}")
+
+
+def _attach(state: DeploymentState) -> Attach:
+    return Attach(base_url(state.url), f"the running deployment {state.name} at {state.url}", state.name)
+
+
+def _is_path(target: str) -> bool:
+    return Path(target).is_absolute()
+
+
+def _nowhere(target: str, running: list[str]) -> ConfigError:
+    known = [*running, *shipped_recipes()]
+    fix = "a recipe, a model folder, a GGUF file, a hub id, a URL or the name of a running deployment"
+    if near := difflib.get_close_matches(target, known, n=1):
+        fix = f"did you mean `{near[0]}`?"
+    elif not re.search(r"[/.]", target):
+        fix += "; to ask the default model something: deploykit chat -p TEXT"
+    why = f"running: {', '.join(running)}" if running else "nothing is running, and there is no such file"
+    return ConfigError(f"there is nothing called {target!r} to talk to", why=why, fix=fix)
