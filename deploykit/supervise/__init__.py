@@ -1,0 +1,1 @@
+"""Starts, watches, restarts and drains a deployment's processes. Empty: the children import `child` alone."""
