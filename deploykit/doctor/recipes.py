@@ -11,7 +11,7 @@ import msgspec
 import deploykit
 from deploykit.errors import DeploykitError
 from deploykit.plan import PlanError, make_plan
-from deploykit.plan.text import format_bytes, format_count
+from deploykit.plan.text import format_count
 from deploykit.plan.types import Plan
 
 if TYPE_CHECKING:
@@ -59,19 +59,9 @@ def find_on_disk(loaded: LoadedRecipe, cache: Path) -> OnDisk | None:
 def fetch_to_disk(loaded: LoadedRecipe, cache: Path, report: Report) -> OnDisk:
     """The same, downloading what is missing; progress goes to `report` as the stage "weights"."""
     from deploykit.checkpoint import read_facts
-    from deploykit.deployment.prepare import refs_of
-    from deploykit.deployment.stage import stage
-    from deploykit.hub import FetchProgress, fetch
+    from deploykit.deployment.prepare import fetch_weights
 
-    with stage("weights", report) as running:
-
-        def on_progress(progress: FetchProgress) -> None:
-            fraction = progress.done / progress.total if progress.total else None
-            running.progress(f"{progress.file}: {format_bytes(progress.done)}", fraction)
-
-        refs = refs_of(loaded.recipe.model)
-        fetched = fetch(refs, cache=cache, offline=False, report=on_progress)
-        running.detail = f"{fetched.path} (from {fetched.source})"
+    fetched = fetch_weights(loaded, cache=cache, report=report)
     return OnDisk(Path(fetched.path), read_facts(fetched.path))
 
 

@@ -13,7 +13,14 @@ from deploykit.server.choice import Delta, LogprobEntry
 from deploykit.server.errors import bad_request, from_validation
 from deploykit.server.generation import Generation, Job
 from deploykit.server.logprobs import chat_content, prompt_logprobs
-from deploykit.server.params import check_limits, output_tokens, pick_model, sampling_params, stop_strings
+from deploykit.server.params import (
+    check_limits,
+    check_streaming,
+    output_tokens,
+    pick_model,
+    sampling_params,
+    stop_strings,
+)
 from deploykit.server.prompting import chat_prompt
 from deploykit.server.schema import ChatCompletionRequest
 from deploykit.server.service import Service
@@ -67,10 +74,7 @@ def parse(raw: bytes) -> ChatCompletionRequest:
         raise from_validation(error) from None
     if request.top_logprobs is not None and not request.logprobs:
         raise bad_request("`top_logprobs` needs `logprobs: true`.", param="top_logprobs")
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("`stream_options` needs `stream: true`.", param="stream_options")
-    if request.stream and request.prompt_logprobs is not None:
-        raise bad_request("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
+    check_streaming(request)
     return request
 
 

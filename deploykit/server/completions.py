@@ -13,7 +13,14 @@ from deploykit.server.choice import Delta
 from deploykit.server.errors import bad_request, from_validation
 from deploykit.server.generation import Generation, Job
 from deploykit.server.logprobs import CompletionLogprobs, prompt_logprobs
-from deploykit.server.params import check_limits, output_tokens, pick_model, sampling_params, stop_strings
+from deploykit.server.params import (
+    check_limits,
+    check_streaming,
+    output_tokens,
+    pick_model,
+    sampling_params,
+    stop_strings,
+)
 from deploykit.server.prompting import completion_prompts, prompt_list
 from deploykit.server.schema import CompletionRequest
 from deploykit.server.service import Service
@@ -77,10 +84,7 @@ def parse(raw: bytes) -> CompletionRequest:
         raise bad_request("`best_of` must equal `n`: answers aren't ranked here.", param="best_of")
     if request.max_tokens == 0 and not request.echo:
         raise bad_request("`max_tokens` of 0 needs `echo: true`.", param="max_tokens")
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("`stream_options` needs `stream: true`.", param="stream_options")
-    if request.stream and request.prompt_logprobs is not None:
-        raise bad_request("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
+    check_streaming(request)
     return request
 
 

@@ -32,6 +32,14 @@ def check_limits(request: SamplingFields, stops: tuple[str, ...], num_prompts: i
     _at_most("prompt", num_prompts, limits.max_prompts, "entries")
 
 
+def check_streaming(request: SamplingFields) -> None:
+    """Fields that go with streaming, or without it alone. Raises ApiError (400)."""
+    if request.stream_options is not None and not request.stream:
+        raise bad_request("`stream_options` needs `stream: true`.", param="stream_options")
+    if request.stream and request.prompt_logprobs is not None:
+        raise bad_request("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
+
+
 def stop_strings(request: SamplingFields, default: tuple[str, ...] = ()) -> tuple[str, ...]:
     if request.stop is None:
         return default
