@@ -1,6 +1,6 @@
 """The commands and programs that the README and the pages of docs/ show are run, in one deployment of the real model.
 
-Fences marked `sh` and `python` are run; `bash` (installing, the test line itself) and `console` (what is printed) are not.
+Fences marked `sh` and `python` are run; `bash` (installing, the test line) and `console` (what is printed) are not.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from torch import nn
 from deploykit.engine.pytorch.batch import Batch, Chunk, DecodeGroup
 from deploykit.engine.pytorch.kernels import attend, attend_decode
 from deploykit.engine.pytorch.kv import KVPool
+from deploykit.engine.types import RunnerError
 
 IMPLEMENTATION = "deploykit_paged"  # the name in transformers' registry
 _LAYER = "_deploykit_attention"
@@ -100,70 +101,72 @@ def paged_attention(
         arguments.update(scaling=scaling, softcap=softcap, s_aux=s_aux)
         return _observer(module, query, key, value, attention_mask, arguments), None
     context = _context
-    assert context is not None, "attention ran outside a step"
+    if context is None:
+        raise RunnerError("attention ran outside a step")
     layer: Layer = getattr(module, _LAYER)
     pool, batch = context.pool, context.batch
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    heads, tokens, head_dim = query.shape[1:]
-    queries = query[0].transpose(0, 1)  # [T, heads, head_dim]
-    keys = key[0].transpose(0, 1)
-    values = value[0].transpose(0, 1)
-    pool.write(layer.index, batch.write_index, _join(keys, values))
-
-    out = torch.empty(tokens, heads, head_dim, dtype=query.dtype, device=query.device)
+    pool.write(layer.index, batch.write_index, _joined(key, value))
+    if batch.uniform:  # every row has one token, and one group holds them all
+        return _decode(batch.decodes[0], layer, pool, query, scale, softcap, s_aux).unsqueeze(0), None
+    out = torch.empty(query.shape[2], query.shape[1], query.shape[3], dtype=query.dtype, device=query.device)
     for group in batch.decodes:
-        _decode(group, layer, pool, queries, out, scale, softcap, s_aux)
+        part = slice(group.start, group.stop)
+        out[part] = _decode(group, layer, pool, query[:, :, part], scale, softcap, s_aux)
     for chunk in batch.chunks:
-        _prefill(chunk, layer, pool, queries, keys, values, out, scale, softcap, s_aux)
+        _prefill(chunk, layer, pool, query, key, value, out, scale, softcap, s_aux)
     return out.unsqueeze(0), None
 
 
-def _join(keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """[T, kv_heads, head_dim] twice -> [T * 2 * kv_heads, head_dim], keys' heads before values'."""
-    return torch.cat((keys, values), dim=1).view(-1, keys.shape[-1])
+def _joined(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """[1, kv_heads, T, head_dim] twice -> [T * 2 * kv_heads, head_dim], a token's key heads before its value heads."""
+    _, heads, tokens, head_dim = key.shape
+    if (
+        tokens == 1
+        and key.stride(1) == head_dim
+        and value.data_ptr() - key.data_ptr() == (heads * head_dim * key.element_size())
+    ):
+        return key.as_strided((2 * heads, head_dim), (head_dim, 1))  # parts of one product: nothing to join
+    return torch.cat((key[0], value[0])).transpose(0, 1).reshape(-1, head_dim)
 
 
 def _decode(
     group: DecodeGroup,
     layer: Layer,
     pool: KVPool,
-    queries: torch.Tensor,
-    out: torch.Tensor,
+    query: torch.Tensor,  # [1, heads, rows, head_dim]
     scale: float,
     softcap: float | None,
     sinks: torch.Tensor | None,
-) -> None:
-    """Rows with one token each: [rows] at once."""
+) -> torch.Tensor:
+    """Rows with one token each. Returns [rows, heads, head_dim]."""
     shape = pool.shape
-    rows = group.stop - group.start
-    kv = pool.read(layer.index, group.read_index).view(2, rows, shape.kv_heads, -1, shape.head_dim)
-    query = queries[group.start : group.stop].reshape(rows, shape.kv_heads, -1, shape.head_dim)
+    _, heads, rows, head_dim = query.shape
+    kv = pool.read(layer.index, group.read_index).view(2, rows, shape.kv_heads, -1, head_dim)
+    grouped = query[0].transpose(0, 1).reshape(rows, shape.kv_heads, -1, head_dim)
     mask = group.mask(layer.window)  # [rows, 1, 1, S] or None
-    result = attend_decode(query, kv[0], kv[1], mask, scale, softcap, sinks)
-    out[group.start : group.stop] = result.view(rows, -1, shape.head_dim)
+    return attend_decode(grouped, kv[0], kv[1], mask, scale, softcap, sinks).reshape(rows, heads, head_dim)
 
 
 def _prefill(
     chunk: Chunk,
     layer: Layer,
     pool: KVPool,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,  # [T, heads, head_dim]
     scale: float,
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> None:
     """One row's chunk of several tokens, over everything that the row has."""
     shape = pool.shape
-    query = queries[chunk.start : chunk.stop].transpose(0, 1)  # [heads, n, head_dim]
+    part = slice(chunk.start, chunk.stop)
     if chunk.context == 0:  # nothing before it: its own keys and values are all there is
-        key = keys[chunk.start : chunk.stop].transpose(0, 1)
-        value = values[chunk.start : chunk.stop].transpose(0, 1)
+        keys, values = key[0, :, part], value[0, :, part]
     else:
         kv = pool.read(layer.index, chunk.read_index).view(2, shape.kv_heads, -1, shape.head_dim)
-        key, value = kv[0, :, : chunk.length], kv[1, :, : chunk.length]
+        keys, values = kv[0, :, : chunk.length], kv[1, :, : chunk.length]
     mask = chunk.mask(layer.window)  # [n, length] or None where plain causal
-    result = attend(query, key, value, mask, scale, softcap, sinks)  # [heads, n, head_dim]
-    out[chunk.start : chunk.stop] = result.transpose(0, 1)
+    out[part] = attend(query[0, :, part], keys, values, mask, scale, softcap, sinks).transpose(0, 1)

@@ -125,13 +125,14 @@ class Batch:
             stop = int(np.searchsorted(needed[single], limit, side="right"))
             members = single[start:stop]
             width = int(needed[members[-1]])
-            # what lies beyond a row's own blocks is masked: any block may stand there
             table_part = table.blocks[at[members], :width].astype(np.int64)
-            table_part[np.arange(width)[None, :] >= needed[members][:, None]] = 0
+            # Beyond a row's own blocks all is masked: its first block stands there, never another row's, whose
+            # faults (a NaN in a key) a mask does not hide.
+            beyond = np.arange(width)[None, :] >= needed[members][:, None]
+            table_part = np.where(beyond, table_part[:, :1], table_part)
             self.decodes.append(DecodeGroup(start, lengths[members], table_part, pool))
             start = stop
         for i in several:
             row_blocks = table.blocks[at[i], : needed[i]].astype(np.int64)
-            self.chunks.append(
-                Chunk(int(self.first[i]), int(count[i]), int(context[i]), row_blocks, pool)
-            )
+            self.chunks.append(Chunk(int(self.first[i]), int(count[i]), int(context[i]), row_blocks, pool))
+        self.uniform = not self.chunks and len(self.decodes) == 1

@@ -62,8 +62,14 @@ class KVPool:
 
     def read(self, layer: int, index: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Whole blocks [2 * rows * kv_heads * n, block_len * head_dim] from `run_index`'s places."""
-        return torch.index_select(self._runs[layer], 0, index, out=out)  # type: ignore[call-overload,no-any-return]
+        return torch.index_select(self._runs[layer], 0, index, out=out)
 
     def copy(self, src: int, dst: int) -> None:
         """Copy a whole block, over all layers."""
         self.data[dst].copy_(self.data[src])
+
+    def scrub(self, blocks: list[int]) -> None:
+        """Zero those of `blocks` that hold a number that is not finite: it would spread to the block's next owner."""
+        for block in blocks:
+            if not bool(torch.isfinite(self.data[block]).all()):
+                self.data[block].zero_()

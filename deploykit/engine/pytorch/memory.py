@@ -1,4 +1,4 @@
-"""What the pytorch engine needs, in bytes, and what it can't run: from a checkpoint's facts alone, without torch.
+"""What the pytorch engine needs in bytes, and what it can't run: from a checkpoint's facts alone, without torch.
 
 The planner calls this before anything is loaded; `docs/engines.md` says how the constants were measured.
 """
@@ -11,8 +11,8 @@ from deploykit.plan.types import MemoryItem
 MIB = 1 << 20
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
-# Anonymous memory of a process that has imported torch and transformers' model code, plus the allocator's slack and
-# the thread stacks after a warm-up (measured: docs/engines.md, "Memory").
+# Anonymous memory of a process that has imported torch and transformers' model code, with the allocator's slack
+# and the thread stacks after a warm-up (measured: docs/engines.md, "Memory").
 _RUNTIME_CPU = 300 * MIB
 # On a GPU: the CUDA context and cuBLAS's workspaces.
 _RUNTIME_CUDA = 700 * MIB
@@ -25,8 +25,8 @@ def supported(facts: Facts) -> str | None:
     """Why this engine can't run the checkpoint; None where nothing in the facts speaks against it."""
     if facts.quant_method not in (None, "gguf"):
         return f"weights quantized with {facts.quant_method} are not supported by the pytorch engine yet"
-    if not facts.architecture.endswith("ForCausalLM"):
-        return f"{facts.architecture} is no text generation model (the pytorch engine runs …ForCausalLM classes)"
+    if not facts.architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return f"{facts.architecture} is no text generation model"
     config = facts.config
     for kind in config.get("layer_types") or ():
         if kind not in _FULL_KINDS:

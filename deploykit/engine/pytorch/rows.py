@@ -46,6 +46,13 @@ class RowTable:
         request = self.requests[row]
         return request if request is not None and request.epoch == epoch else None
 
+    def running(self, row: int) -> Request:
+        """The request that has the row now."""
+        request = self.requests[row]
+        if request is None:
+            raise RunnerError(f"row {row} is free")
+        return request
+
     def release(self, release: Release) -> None:
         """End a row's use; a second time, or after the row was taken again, does nothing."""
         if self.request(release.row, release.epoch) is not None:
@@ -72,7 +79,7 @@ class RowTable:
             eos=admit.eos_token_ids,
             stop=frozenset(admit.eos_token_ids) | frozenset(sampling.stop_token_ids),
             failure=_unsupported(admit),
-            plain=_is_plain(sampling),
+            plain=is_plain(sampling),
         )
         self.tokens[admit.row, :known] = tokens
         self.known[admit.row] = known
@@ -100,17 +107,13 @@ class RowTable:
             self.known[row] = known + 1
 
     def prompt(self, row: int) -> Int32Array:
-        request = self.requests[row]
-        assert request is not None
-        return self.tokens[row, : request.prompt_len]
+        return self.tokens[row, : self.running(row).prompt_len]
 
     def output(self, row: int) -> Int32Array:
-        request = self.requests[row]
-        assert request is not None
-        return self.tokens[row, request.prompt_len : int(self.known[row])]
+        return self.tokens[row, self.running(row).prompt_len : int(self.known[row])]
 
 
-def _is_plain(params: SamplingParams) -> bool:
+def is_plain(params: SamplingParams) -> bool:
     """The token is the argmax of the raw logits (and nothing else is asked)."""
     return (
         params.temperature == 0
