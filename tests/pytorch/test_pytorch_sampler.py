@@ -38,7 +38,11 @@ def check(case: dict[str, Any], drawn: Drawn) -> None:
     (found,) = token_logprobs(
         torch.from_numpy(golden_logits(case))[None], [expected["token"]], [params.logprobs or 0]
     )
-    assert drawn.logprob in (None, found)
+    if drawn.logprob is not None:
+        assert (drawn.logprob.token, drawn.logprob.rank) == (found.token, found.rank)
+        assert [i for i, _ in drawn.logprob.top] == [i for i, _ in found.top]
+        # not bit for bit: the two may have been computed on different devices
+        assert drawn.logprob.logprob == pytest.approx(found.logprob, abs=1e-6)
     assert found.logprob == pytest.approx(expected["logprob"], abs=1e-6)
     assert found.rank == expected["rank"]
     assert [i for i, _ in found.top] == [i for i, _ in expected["top"]]

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deploykit.engine.pytorch.heap import release_free_heap
 from deploykit.engine.pytorch.linear import PackedLinear, can_pack, pack_rows, pack_together
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _FEW_ROWS = 32  # up to here a norm's time is its operators' number, beyond it their work
+_TRIM_EVERY = 64  # modules; keeps the temporaries of packing from piling up
 _PROBE_SHAPES = ((1, 3), (1, _FEW_ROWS + 3))
 # Largest relative difference between a module and its replacement: rounding in the dtype, with room.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -70,6 +72,8 @@ def fuse(model: nn.Module, progress: Callable[[float], None]) -> None:
     modules = list(model.modules())
     for done, module in enumerate(modules):
         progress(done / len(modules))
+        if done % _TRIM_EVERY == 0:
+            release_free_heap()
         for name, child in list(module.named_children()):
             replacement = _gated_mlp(child) or _rms_norm(child)
             if replacement is not None:
@@ -89,6 +93,8 @@ def own_parameters(model: nn.Module) -> None:
     seen: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.device.type != "cpu":
+                continue  # moving it to the device has copied it
             copy = seen.get(id(parameter))
             if copy is None:
                 copy = nn.Parameter(parameter.detach().clone(), requires_grad=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from deploykit.engine.pytorch.attention import observing
 from deploykit.engine.pytorch.direct import shorten_calls
 from deploykit.engine.pytorch.errors import unsupported
 from deploykit.engine.pytorch.fuse import fuse
+from deploykit.engine.pytorch.heap import anonymous_bytes, release_free_heap
 from deploykit.engine.pytorch.inspect import Inspection, marked_masks
 from deploykit.engine.pytorch.kv import KVPool
 from deploykit.engine.pytorch.model import LanguageModel, Weights, load_model
@@ -69,6 +69,7 @@ def load(
         fuse_rotation(module, shape.head_dim, dtype)
     fuse(hf_model, lambda f: progress("engine", f))
     shorten_calls(model.backbone.body)
+    release_free_heap()
     progress("engine", 1.0)
 
     progress("kv", 0.0)
@@ -90,11 +91,4 @@ def measured_bytes(device: torch.device) -> int:
     """Anonymous memory of this process, or what the allocator holds on the GPU."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    except OSError:  # not Linux
-        return 0
-    for line in lines:
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return anonymous_bytes()
