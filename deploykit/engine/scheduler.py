@@ -34,7 +34,7 @@ class Scheduler:
 
     def __init__(self, capacity: Capacity, *, prefix_caching: bool = True) -> None:
         if len(capacity.groups) != 1 or capacity.groups[0].kind != "full":
-            raise NotImplementedError("this scheduler serves one KV group of kind 'full'")
+            raise ValueError("this scheduler serves one KV group of kind 'full'")
         group = capacity.groups[0]
         self.capacity = capacity
         self.block_len = group.block_len
