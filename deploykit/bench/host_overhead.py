@@ -10,6 +10,7 @@ from deploykit.bench.measure import summarize
 from deploykit.bench.report import HostOverhead
 from deploykit.bench.workload import Workload
 from deploykit.engine.core import EngineCore
+from deploykit.engine.fake import fake_plan
 from deploykit.engine.protocol import StepOutputs, Submit
 from deploykit.engine.transport import frame
 from deploykit.engine.types import Capacity, Runner, SamplingParams, Step, StepResult, Ticket, pack
@@ -46,16 +47,10 @@ class TimedRunner:
         self._runner.close()
 
 
-def fake_plan(rows: int, session_len: int) -> Plan:
-    """A plan for the fake runner with room for every row's whole session."""
-    return Plan(
+def plan_for(rows: int, session_len: int) -> Plan:
+    """Room for every row's whole session."""
+    return fake_plan(
         name="host-overhead",
-        engine="fake",
-        device="cpu",
-        model_path="",
-        architecture="Fake",
-        dtype="float32",
-        kv_dtype="float32",
         vocab_size=32000,
         session_len=session_len,
         max_batch_size=rows,
@@ -73,7 +68,7 @@ def measure(runner: Runner, *, rows: int = 16, steps: int = 2000) -> HostOverhea
     new requests admitted, the next step planned.
     """
     shape = Workload(name="host", prompt_len=64, output_len=256, concurrency=rows, requests=rows)
-    plan = fake_plan(rows, 2 * shape.session_len)
+    plan = plan_for(rows, 2 * shape.session_len)
     timed = TimedRunner(runner)
     capacity = timed.load(plan, lambda stage, fraction: None)
     core = EngineCore(timed, capacity, plan)

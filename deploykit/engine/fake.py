@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,20 @@ from deploykit.engine.types import (
 from deploykit.plan.types import Plan
 
 Masks = dict[int, npt.NDArray[np.uint32]]
+
+
+def fake_plan(**values: Any) -> Plan:
+    """A plan for the fake runner: what no model decides is filled in, the sizes are the caller's."""
+    fixed: dict[str, Any] = {
+        "name": "fake",
+        "engine": "fake",
+        "device": "cpu",
+        "model_path": "",
+        "architecture": "Fake",
+        "dtype": "float32",
+        "kv_dtype": "float32",
+    }
+    return Plan(**{**fixed, **values})
 
 
 class FakeTicket:

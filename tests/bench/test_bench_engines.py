@@ -88,7 +88,7 @@ def test_a_peer_that_dies_is_reported_with_its_last_words():
 
 
 def test_the_engine_process_is_driven_with_token_ids(fake):
-    plan = host_overhead.fake_plan(rows=4, session_len=64)
+    plan = host_overhead.plan_for(rows=4, session_len=64)
     threads = threading.active_count()
     with EngineRun(plan) as engine:
         engine.load()
@@ -104,7 +104,7 @@ def test_the_engine_process_is_driven_with_token_ids(fake):
 
 def test_an_engine_that_can_not_load_says_why(monkeypatch):
     monkeypatch.delenv("DEPLOYKIT_TESTING", raising=False)
-    plan = host_overhead.fake_plan(rows=1, session_len=64)
+    plan = host_overhead.plan_for(rows=1, session_len=64)
     with EngineRun(plan) as engine, pytest.raises(DeploykitError, match="DEPLOYKIT_TESTING"):
         engine.load()
 
@@ -112,7 +112,7 @@ def test_an_engine_that_can_not_load_says_why(monkeypatch):
 def test_a_comparison_of_two_processes(tiny_model, fake):
     folder, _ = tiny_model
     plan = msgspec.structs.replace(
-        host_overhead.fake_plan(rows=4, session_len=64), model_path=str(folder), vocab_size=128
+        host_overhead.plan_for(rows=4, session_len=64), model_path=str(folder), vocab_size=128
     )
     said = []
     (result,) = compare(plan, [SHAPE], 2, said.append)
@@ -128,7 +128,7 @@ def test_a_comparison_of_two_processes(tiny_model, fake):
 def test_a_workload_longer_than_a_session_is_refused_before_anything_starts(fake):
     from deploykit.errors import ConfigError
 
-    plan = host_overhead.fake_plan(rows=4, session_len=8)
+    plan = host_overhead.plan_for(rows=4, session_len=8)
     with pytest.raises(ConfigError, match="sessions of 11 tokens"):
         compare(plan, [SHAPE], 2, lambda text: None)
 

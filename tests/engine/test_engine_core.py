@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploykit.engine.core import EngineBroken, EngineCore
-from deploykit.engine.fake import FakeRunner
+from deploykit.engine.fake import FakeRunner, fake_plan
 from deploykit.engine.protocol import Failed, Output, Submit
 from deploykit.engine.types import SamplingParams, Step, StepResult, Ticket, pack, unpack
 from deploykit.plan.types import Plan
@@ -18,13 +18,6 @@ EOS = 7
 
 def make_plan(**changes: object) -> Plan:
     values: dict[str, object] = {
-        "name": "test",
-        "engine": "fake",
-        "device": "cpu",
-        "model_path": "",
-        "architecture": "Fake",
-        "dtype": "float32",
-        "kv_dtype": "float32",
         "vocab_size": 512,
         "eos_token_ids": (EOS,),
         "session_len": 256,
@@ -35,7 +28,7 @@ def make_plan(**changes: object) -> Plan:
         "block_bytes": 8,
         "num_blocks": 128,
     }
-    return Plan(**{**values, **changes})  # type: ignore[arg-type]
+    return fake_plan(**{**values, **changes})
 
 
 def make_core(plan: Plan, *, overlap_depth: int = 1) -> EngineCore:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deploykit.engine.fake import fake_plan
 from deploykit.engine.protocol import (
     PROTOCOL_VERSION,
     Abort,
@@ -33,14 +34,8 @@ from deploykit.engine.transport import FrameBuffer, frame
 from deploykit.engine.types import SamplingParams, pack
 from deploykit.plan.types import Plan
 
-PLAN = Plan(
+PLAN = fake_plan(
     name="test",
-    engine="fake",
-    device="cpu",
-    model_path="",
-    architecture="Fake",
-    dtype="float32",
-    kv_dtype="float32",
     vocab_size=512,
     eos_token_ids=(7,),
     session_len=4096,

@@ -19,18 +19,12 @@ import openai
 import pytest
 from server_harness import CHATML, EOS, Front, make_spec, run_front
 
-from deploykit.plan.types import Plan
+from deploykit.engine.fake import fake_plan
 from deploykit.prompt.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "hi"}]
-PLAN = Plan(
+PLAN = fake_plan(
     name="test",
-    engine="fake",
-    device="cpu",
-    model_path="",
-    architecture="Fake",
-    dtype="float32",
-    kv_dtype="float32",
     vocab_size=500,
     eos_token_ids=(EOS,),
     session_len=2048,
