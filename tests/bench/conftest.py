@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stub_server import StubServer
 
 
-class CompletionsStub:
+class CompletionsStub(StubServer):
     """Streams `max_tokens` pieces for each completion; fails the requests whose number is in `failing`."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.failing: dict[int, str] = {}  # number -> status | event | cut
         self.at_once = self.most_at_once = 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._started.wait(10)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._started.set()
-        self._loop.run_forever()
+        super().__init__()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.at_once += 1

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stub_server import StubServer
 
 EVIL = "safe\x1b]0;owned\x07 text\x1b[31m red\x1b[0m\x9b2J end\r\x08"
 
 
-class StubServer:
+class ChatStub(StubServer):
     """Behaviour by the last message: `slow` streams for ever, `fail` sends an error event, `cut` closes in the
     middle, `evil` sends escape sequences one character at a time, `refuse` answers 429; else an echo."""
 
@@ -21,23 +22,7 @@ class StubServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.hung_up = threading.Event()
-        self.started = threading.Event()
-        self.url = ""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self.started.wait(10)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self.started.set()
-        self._loop.run_forever()
+        super().__init__()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -93,8 +78,8 @@ class StubServer:
 
 
 @pytest.fixture
-def stub() -> Iterator[StubServer]:
-    server = StubServer()
+def stub() -> Iterator[ChatStub]:
+    server = ChatStub()
     yield server
     server.close()
 
