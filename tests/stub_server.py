@@ -7,7 +7,7 @@ import threading
 
 
 class StubServer:
-    """Runs `_serve` for each connection until `close`. Connections come as soon as `__init__` of this class is called."""
+    """Runs `_serve` for each connection, from the call of this `__init__` until `close`."""
 
     def __init__(self) -> None:
         self.url = ""
