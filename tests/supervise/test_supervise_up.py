@@ -342,7 +342,8 @@ def test_an_engine_that_does_not_load(kit: Kit, fault: str, words: str, detach: 
 
 def test_crash_loop_ends_with_exit_1(kit: Kit) -> None:
     sets = ("--set", "server.restart.max=1")
-    process = kit.up(*sets, DEPLOYKIT_FAULT="engine.step:exit@3")
+    # late enough that the stream has begun: a crash before its first token is answered 503, not with a stream
+    process = kit.up(*sets, DEPLOYKIT_FAULT="engine.step:delay=0.02,engine.step:exit@20")
     for _ in range(2):
         state = kit.wait("ready")
         Stream(state["url"], 50).end()
