@@ -1,0 +1,141 @@
+#include "cuda/engine/mirror.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "deploykit/error.h"
+
+namespace deploykit::cuda {
+namespace {
+
+int32_t aligned(int64_t bytes) { return static_cast<int32_t>((bytes + 15) / 16 * 16); }
+
+template <class T>
+int32_t put(uint8_t* out, int32_t at, const std::vector<T>& values) {
+  if (!values.empty()) std::memcpy(out + at, values.data(), values.size() * sizeof(T));
+  return at + aligned(static_cast<int64_t>(values.size() * sizeof(T)));
+}
+
+// Whether the reference sampler on the host has to draw: the device's kernel knows no history.
+bool needs_host(const SamplingParams& p, size_t stops) {
+  return p.repetition_penalty != 1.0f || p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f ||
+         !p.logit_bias.empty() || !p.bad_words.empty() || p.min_tokens > 0 || p.logprobs >= 0 ||
+         stops > static_cast<size_t>(kMaxStops);
+}
+
+}  // namespace
+
+void MessageParts::clear() {
+  admits.clear();
+  block_writes.clear();
+  token_writes.clear();
+  tokens.clear();
+}
+
+int64_t MessageParts::bytes() const {
+  return int64_t{aligned(static_cast<int64_t>(admits.size() * sizeof(AdmitRecord)))} +
+         aligned(static_cast<int64_t>(block_writes.size() * sizeof(BlockWrite))) +
+         aligned(static_cast<int64_t>(token_writes.size() * sizeof(TokenWrite))) +
+         aligned(static_cast<int64_t>(tokens.size() * sizeof(int32_t)));
+}
+
+void MessageParts::write(uint8_t* out, StepHeader& header) const {
+  header.num_admits = static_cast<int32_t>(admits.size());
+  header.num_block_writes = static_cast<int32_t>(block_writes.size());
+  header.num_token_writes = static_cast<int32_t>(token_writes.size());
+  header.admits_at = 0;
+  header.block_writes_at = put(out, 0, admits);
+  header.token_writes_at = put(out, header.block_writes_at, block_writes);
+  header.tokens_at = put(out, header.token_writes_at, token_writes);
+  put(out, header.tokens_at, tokens);
+}
+
+Mirror::Mirror(int32_t max_rows, int32_t session_len, int32_t block_len, int64_t num_blocks, int32_t vocab)
+    : max_rows_(max_rows),
+      session_len_(session_len),
+      block_len_(block_len),
+      max_blocks_((session_len + block_len - 1) / block_len),
+      vocab_(vocab),
+      num_blocks_(num_blocks),
+      rows_(static_cast<size_t>(max_rows)) {}
+
+MirrorRow* Mirror::current(int32_t row, int32_t epoch) {
+  if (!valid_row(row)) throw Error("invalid", "row " + std::to_string(row) + " does not exist");
+  MirrorRow& found = rows_[static_cast<size_t>(row)];
+  return found.live && found.epoch == epoch ? &found : nullptr;
+}
+
+void Mirror::admit(const Admit& admit, MessageParts& parts) {
+  if (!valid_row(admit.row)) throw Error("invalid", "row " + std::to_string(admit.row) + " does not exist");
+  const int32_t known = static_cast<int32_t>(admit.tokens.size());
+  if (known < 1 || known > session_len_ || admit.limit > session_len_ || admit.limit < known) {
+    throw Error("invalid", "row " + std::to_string(admit.row) + ": " + std::to_string(known) + " tokens with a limit of " +
+                               std::to_string(admit.limit) + " in a session of " + std::to_string(session_len_));
+  }
+  if (admit.computed < 0 || admit.computed >= known || admit.prompt_len < 1 || admit.prompt_len > known) {
+    throw Error("invalid", "row " + std::to_string(admit.row) + ": computed or prompt_len is out of range");
+  }
+  for (int32_t token : admit.tokens) {
+    if (token < 0 || token >= vocab_) {
+      throw Error("invalid", "token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab_));
+    }
+  }
+  MirrorRow& row = rows_[static_cast<size_t>(admit.row)];
+  row = MirrorRow{};
+  row.epoch = admit.epoch;
+  row.live = true;
+  row.computed = admit.computed;
+  row.known = known;
+  row.prompt_len = admit.prompt_len;
+  row.limit = admit.limit;
+  row.tokens = admit.tokens;
+  row.stops = admit.eos_token_ids;
+  row.stops.insert(row.stops.end(), admit.sampling.stop_token_ids.begin(), admit.sampling.stop_token_ids.end());
+  row.eos = admit.eos_token_ids;
+  row.spans = admit.spans;
+  row.sampling = admit.sampling;
+  row.seed = admit.seed;
+  row.on_host = needs_host(admit.sampling, row.stops.size());
+
+  AdmitRecord record{};
+  record.row = admit.row;
+  record.known = known;
+  record.computed = admit.computed;
+  record.prompt_len = admit.prompt_len;
+  record.limit = admit.limit;
+  record.token_offset = static_cast<int32_t>(parts.tokens.size());
+  parts.tokens.insert(parts.tokens.end(), admit.tokens.begin(), admit.tokens.end());
+  record.stops_offset = static_cast<int32_t>(parts.tokens.size());
+  record.sampling = {admit.sampling.temperature, admit.sampling.top_p, admit.sampling.min_p, admit.sampling.top_k,
+                     static_cast<uint32_t>(admit.seed), static_cast<uint32_t>(admit.seed >> 32), row.on_host ? 1 : 0, 0};
+  if (!row.on_host) {
+    record.sampling.num_stops = static_cast<int32_t>(row.stops.size());
+    parts.tokens.insert(parts.tokens.end(), row.stops.begin(), row.stops.end());
+  }
+  parts.admits.push_back(record);
+}
+
+void Mirror::apply(const Step& step, MessageParts& parts) {
+  for (const Release& release : step.releases) {
+    if (MirrorRow* row = current(release.row, release.epoch)) row->live = false;
+  }
+  for (const Admit& request : step.admits) admit(request, parts);
+  for (const Extend& extend : step.extends) {
+    MirrorRow* row = current(extend.row, extend.epoch);
+    if (row == nullptr) throw Error("invalid", "blocks for row " + std::to_string(extend.row) + ", which is not admitted");
+    if (extend.group != 0) throw Error("invalid", "there is one KV group, not " + std::to_string(extend.group));
+    for (int32_t block : extend.blocks) {
+      if (block < 0 || block >= num_blocks_) {
+        throw Error("invalid", "block " + std::to_string(block) + " of " + std::to_string(num_blocks_));
+      }
+      if (static_cast<int32_t>(row->blocks.size()) >= max_blocks_) {
+        throw Error("invalid", "row " + std::to_string(extend.row) + " has all blocks that a session takes");
+      }
+      parts.block_writes.push_back({extend.row, static_cast<int32_t>(row->blocks.size()), block});
+      row->blocks.push_back(block);
+    }
+  }
+  if (!step.trims.empty()) throw Error("invalid", "a full group is never trimmed");
+}
+
+}  // namespace deploykit::cuda

@@ -1,0 +1,89 @@
+// What stands on the device between steps: the rows, and the arrays that describe one step.
+#pragma once
+
+#include <cstdint>
+
+namespace deploykit::cuda {
+
+// How a row draws on the device. Rows that ask for more (penalties, biases, masks, log probabilities) are drawn on the
+// host by the reference sampler, from the same logits.
+struct RowSampling {
+  double temperature;
+  double top_p;
+  double min_p;
+  int32_t top_k;
+  uint32_t seed_low, seed_high;
+  int32_t on_host;    // the device draws nothing for this row
+  int32_t num_stops;  // EOS ids and stop ids, in `stops`
+};
+
+inline constexpr int32_t kMaxStops = 64;  // of one row; a row with more is drawn on the host
+
+// Row tables, [max_rows + 1]: the last row is a dummy that pads decode batches.
+struct Rows {
+  int32_t* tokens;   // [rows, session_stride]: all known tokens
+  int32_t* blocks;   // [rows, max_blocks]
+  int32_t* computed;
+  int32_t* known;
+  int32_t* prompt_len;
+  int32_t* limit;
+  int32_t* finished;
+  RowSampling* sampling;
+  int32_t* stops;    // [rows, kMaxStops]
+  int32_t session_stride;
+  int32_t max_blocks;
+  int32_t dummy;     // index of the dummy row
+};
+
+// One admitted row in a step's message.
+struct AdmitRecord {
+  int32_t row;
+  int32_t known;         // number of tokens
+  int32_t token_offset;  // into the message's tokens
+  int32_t computed;
+  int32_t prompt_len;
+  int32_t limit;
+  RowSampling sampling;
+  int32_t stops_offset;  // into the message's tokens: num_stops ids
+};
+
+struct BlockWrite {
+  int32_t row, index, block;
+};
+// A token that the host drew: the row's next known one, unless it is already there.
+struct TokenWrite {
+  int32_t row, position, token, finished;
+};
+
+// The message of one step, in this order in one buffer; counts say how much of each there is.
+struct StepHeader {
+  int32_t num_slices;   // real ones
+  int32_t padded;       // slices up to the bucket
+  int32_t num_tokens;
+  int32_t num_admits, num_block_writes, num_token_writes;
+  int32_t admits_at, block_writes_at, token_writes_at, tokens_at;  // byte offsets into the message
+};
+
+// Arrays of a step on the device. Slice i is row rows[i] with counts[i] new tokens.
+struct StepArrays {
+  int32_t* rows;       // [max_slices]
+  int32_t* counts;     // [max_slices]
+  int32_t* flags;      // [max_slices]
+  int32_t* cu;         // [max_slices + 1]: first token of each slice
+  int32_t* starts;     // [max_slices]: tokens of the row before this step
+  int32_t* seq_lens;   // [max_slices]: tokens of the row after this step
+  int32_t* last;       // [max_slices]: index of the slice's last token
+  int32_t* token_ids;  // [max_step_tokens]
+  int32_t* positions;  // [max_step_tokens]
+  int32_t* token_rows; // [max_step_tokens]: row of each token, -1 for the dummy row
+};
+
+// What a slice produced in an iteration.
+struct SliceResult {
+  int32_t token;   // -1 = none
+  int32_t finish;  // Finish
+  int32_t error;   // 0, 1 = a logit that is not finite, 2 = no token is left
+  int32_t known;   // tokens of the row afterwards
+};
+
+}  // namespace deploykit::cuda

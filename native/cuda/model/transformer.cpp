@@ -1,0 +1,447 @@
+#include "cuda/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cuda/model/place.h"
+
+namespace deploykit::cuda {
+namespace {
+
+constexpr int32_t kMaxSplits = 32;
+constexpr int64_t kUnpackedTokens = 65536;  // of one layer's KV memory, where it is quantized
+constexpr int kCandidates = 6;              // algorithms that are timed for each shape
+
+float half_to_float(uint16_t bits) {
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  if (exponent == 31) return mantissa ? std::nanf("") : sign * HUGE_VALF;
+  return sign * std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelDescription& model, const std::vector<WeightSpec>& manifest,
+                         const EngineOptions& options)
+    : model_(model),
+      options_(options),
+      weights_(model, manifest, options.dtype),
+      dtype_(options.dtype),
+      max_tokens_(GemmLt::bucket(std::max(options.max_step_tokens, options.max_rows))),
+      max_rows_(GemmLt::bucket(options.max_rows)) {
+  for (const LayerSpec& layer : model.layers) {
+    const AttentionSpec& attention = layer.attention;
+    const int64_t heads = attention.heads + 2 * int64_t{attention.kv_heads};
+    qkv_width_ = std::max(qkv_width_, heads * attention.head_dim);
+    inner_width_ = std::max<int64_t>(inner_width_, layer.mlp.intermediate);
+    up_width_ = std::max<int64_t>(up_width_, int64_t{layer.mlp.intermediate} * (layer.mlp.gated ? 2 : 1));
+    layer_offsets_.push_back(block_bytes_);
+    block_bytes_ += attention.kv_heads * kv_head_bytes(options.kv, options.block_len, attention.head_dim);
+    block_bytes_ = (block_bytes_ + 15) / 16 * 16;
+  }
+}
+
+void Transformer::load_weight(const WeightTensor& tensor) { weights_.load(tensor, load_stream_.get()); }
+
+int64_t Transformer::scratch_bytes() const {
+  int64_t bytes = logits_.bytes() + attention_workspace_.bytes() + unpacked_.bytes() +
+                  (linear_ ? linear_->scratch_bytes() : 0);
+  for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &up_, &inner_, &branch_, &last_})
+    bytes += buffer->bytes();
+  return bytes;
+}
+
+void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
+  weights_.finish(load_stream_.get());
+  pool_ = pool;
+  const int64_t hidden = model_.hidden;
+  x_.allocate(max_tokens_ * hidden);
+  normed_.allocate(max_tokens_ * hidden);
+  branch_.allocate(max_tokens_ * hidden);
+  qkv_.allocate(max_tokens_ * qkv_width_);
+  attended_.allocate(max_tokens_ * qkv_width_);
+  up_.allocate(max_tokens_ * up_width_);
+  inner_.allocate(max_tokens_ * inner_width_);
+  last_.allocate(max_rows_ * hidden);
+  logits_.allocate(max_rows_ * model_.vocab);
+  int64_t workspace = 0, dequantized = 0;
+  for (size_t i = 0; i < model_.layers.size(); ++i) {
+    const AttentionSpec& a = model_.layers[i].attention;
+    workspace = std::max(workspace, attention_decode_workspace_bytes(options_.max_rows, a.heads, a.kv_heads, a.head_dim, kMaxSplits));
+    const LayerWeights& w = weights_.layer(i);
+    for (const Matrix* matrix : {&w.qkv, &w.o, &w.up, &w.down}) {
+      if (matrix->quantized) dequantized = std::max(dequantized, matrix->n * matrix->k);
+    }
+  }
+  attention_workspace_.allocate(workspace + 65536);
+  DK_CUDA(cudaMemset(attention_workspace_.get(), 0, static_cast<size_t>(attention_workspace_.bytes())));
+  for (const Rope& rope : model_.ropes) {
+    DeviceBuffer<float> table(static_cast<int64_t>(rope.inv_freq.size()));
+    DK_CUDA(cudaMemcpy(table.get(), rope.inv_freq.data(), static_cast<size_t>(table.bytes()), cudaMemcpyHostToDevice));
+    inv_freq_.push_back(std::move(table));
+  }
+  linear_ = std::make_unique<Linear>(dtype_, dequantized);
+  if (options_.kv != KvType::f16 && options_.kv != KvType::bf16) {
+    int64_t block = 0;
+    for (const LayerSpec& layer : model_.layers) {
+      const AttentionSpec& a = layer.attention;
+      block = std::max(block, a.kv_heads * kv_head_bytes(KvType::bf16, options_.block_len, a.head_dim));
+    }
+    const int64_t tokens = std::max<int64_t>(options_.session_len, kUnpackedTokens);
+    unpacked_blocks_ = (tokens + options_.block_len - 1) / options_.block_len;
+    unpacked_.allocate(unpacked_blocks_ * block);
+    // 0, 1, 2, ...: the block table of any group (its rows follow one another) and the row of every sequence.
+    std::vector<int32_t> counting(static_cast<size_t>(unpacked_blocks_));
+    for (size_t i = 0; i < counting.size(); ++i) counting[i] = static_cast<int32_t>(i);
+    unpacked_table_.allocate(unpacked_blocks_);
+    DK_CUDA(cudaMemcpy(unpacked_table_.get(), counting.data(), counting.size() * 4, cudaMemcpyHostToDevice));
+  }
+  plan_products(stream);
+}
+
+// Products that the library does get their algorithm by time, once for each shape.
+void Transformer::plan_products(cudaStream_t stream) {
+  std::vector<int32_t> counts;
+  for (int32_t m = 8; m <= std::min<int64_t>(max_tokens_, 256); m += m < 64 ? 8 : 32) counts.push_back(m);
+  for (int32_t m = 512; m <= max_tokens_; m *= 2) counts.push_back(m);
+  const auto plan = [&](const Matrix& matrix, const void* x, void* y, bool y_f32, bool residual, int64_t most) {
+    for (const int32_t m : counts) {
+      if (m > most) break;
+      LinearCall call;
+      call.dtype = dtype_;
+      call.m = m;
+      call.x = x;
+      call.x_stride = matrix.k;
+      call.y = y;
+      call.y_stride = matrix.n;
+      call.y_f32 = y_f32;
+      call.bias = matrix.bias;
+      if (residual) {
+        call.epilogue = Epilogue::residual;
+        call.residual = y;
+        call.residual_stride = matrix.n;
+      }
+      linear_->plan(matrix, call, kCandidates, stream);
+    }
+  };
+  const LayerWeights& first = weights_.layer(0);
+  plan(first.qkv, normed_.get(), qkv_.get(), false, false, max_tokens_);
+  plan(first.o, attended_.get(), x_.get(), false, true, max_tokens_);
+  plan(first.up, normed_.get(), up_.get(), false, false, max_tokens_);
+  plan(first.down, inner_.get(), x_.get(), false, true, max_tokens_);
+  plan(weights_.head(), last_.get(), logits_.get(), true, false, max_rows_);
+}
+
+KvView Transformer::view(size_t layer) const {
+  const AttentionSpec& attention = model_.layers[layer].attention;
+  KvView kv;
+  kv.base = pool_;
+  kv.block_bytes = block_bytes_;
+  kv.layer_offset = layer_offsets_[layer];
+  kv.block_len = options_.block_len;
+  kv.kv_heads = attention.kv_heads;
+  kv.head_dim = attention.head_dim;
+  kv.type = options_.kv;
+  kv.block_table = rows_.blocks;
+  kv.max_blocks = rows_.max_blocks;
+  return kv;
+}
+
+void Transformer::embed_tokens(const ForwardArgs& args, cudaStream_t stream) {
+  const int64_t hidden = model_.hidden;
+  embed(dtype_, weights_.embedding(), model_.vocab, hidden, model_.embedding_multiplier, args.step.token_ids, args.tokens,
+        x_.get(), hidden, stream);
+  for (const Override& span : overrides_) {
+    place_rows(DType::f32, span.data, 0, span.count, hidden, dtype_, x_.get(), span.first, RowMap::plain, stream);
+  }
+}
+
+void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream) {
+  const int64_t hidden = model_.hidden;
+  call.dtype = dtype_;
+  call.x = x_.get();
+  call.x_stride = hidden;
+  call.bias = matrix.bias;
+  if (weight != nullptr && model_.norm.kind == NormKind::rms && bias == nullptr && Linear::fuses_norm(matrix, call.m)) {
+    call.norm_weight = weight;
+    call.norm_eps = model_.norm.eps;
+    call.norm_offset = model_.norm.weight_offset;
+  } else if (weight != nullptr) {
+    NormCall pre;
+    pre.dtype = dtype_;
+    pre.norm = model_.norm;
+    pre.weight = weight;
+    pre.bias = bias;
+    pre.rows = call.m;
+    pre.n = hidden;
+    pre.x = x_.get();
+    pre.x_stride = hidden;
+    pre.y = normed_.get();
+    pre.y_stride = hidden;
+    norm(pre, stream);
+    call.x = normed_.get();
+  }
+  linear_->run(matrix, call, stream);
+}
+
+void Transformer::add_branch(const Matrix& matrix, const void* x, int64_t x_stride, void* post_norm, void* post_bias,
+                             float multiplier, int32_t tokens, cudaStream_t stream) {
+  const int64_t hidden = model_.hidden;
+  LinearCall call;
+  call.dtype = dtype_;
+  call.m = tokens;
+  call.x = x;
+  call.x_stride = x_stride;
+  call.bias = matrix.bias;
+  if (post_norm == nullptr && (multiplier == 1.0f || Linear::fuses_epilogue(matrix, tokens))) {
+    call.y = x_.get();
+    call.y_stride = hidden;
+    call.epilogue = Epilogue::residual;
+    call.residual = x_.get();
+    call.residual_stride = hidden;
+    call.residual_scale = multiplier;
+    linear_->run(matrix, call, stream);
+    return;
+  }
+  call.y = branch_.get();
+  call.y_stride = hidden;
+  linear_->run(matrix, call, stream);
+  if (post_norm == nullptr) {
+    add_scaled(dtype_, x_.get(), hidden, branch_.get(), hidden, multiplier, tokens, hidden, stream);
+    return;
+  }
+  NormCall post;
+  post.dtype = dtype_;
+  post.norm = model_.norm;
+  post.weight = post_norm;
+  post.bias = post_bias;
+  post.rows = tokens;
+  post.n = hidden;
+  post.x = branch_.get();
+  post.x_stride = hidden;
+  post.y = branch_.get();
+  post.y_stride = hidden;
+  norm(post, stream);
+  add_scaled(dtype_, x_.get(), hidden, branch_.get(), hidden, multiplier, tokens, hidden, stream);
+}
+
+void Transformer::attend(size_t index, const ForwardArgs& args, cudaStream_t stream) {
+  const AttentionSpec& spec = model_.layers[index].attention;
+  const int64_t heads_width = int64_t{spec.heads} * spec.head_dim;
+  const int64_t width = heads_width + 2 * int64_t{spec.kv_heads} * spec.head_dim;
+  AttentionCall call;
+  call.dtype = dtype_;
+  call.heads = spec.heads;
+  call.scale = spec.scale;
+  call.window = spec.window;
+  call.softcap = spec.softcap;
+  call.sinks = weights_.layer(index).sinks;
+  call.q = qkv_.get();
+  call.q_stride = width;
+  call.out = attended_.get();
+  call.out_stride = heads_width;
+  const KvView kv = view(index);
+  const int32_t singles = args.decode ? args.slices : args.singles;
+  if (singles > 0) {
+    const int32_t splits =
+        std::min(attention_decode_splits(singles, spec.heads, spec.kv_heads, args.max_seq), kMaxSplits);
+    attention_decode(call, kv, singles, args.step.token_rows, args.step.positions, splits, attention_workspace_.get(),
+                     stream);
+  }
+  const int32_t rest = args.slices - singles;
+  if (rest > 0) {
+    // Queries are addressed from the batch's start: cu holds the first token of each slice.
+    if (options_.kv == KvType::f16 || options_.kv == KvType::bf16) {
+      attention_prefill(call, kv, rest, args.step.cu + singles, args.step.starts + singles, args.step.rows + singles,
+                        args.max_count, stream);
+    } else {
+      attend_unpacked(call, kv, args, singles, stream);
+    }
+  }
+}
+
+void Transformer::attend_unpacked(const AttentionCall& call, const KvView& kv, const ForwardArgs& args, int32_t singles,
+                                  cudaStream_t stream) {
+  const int64_t block_len = options_.block_len;
+  KvView plain = kv;
+  plain.type = dtype_ == DType::bf16 ? KvType::bf16 : KvType::f16;
+  plain.base = unpacked_.get();
+  plain.layer_offset = 0;
+  plain.block_bytes = kv.kv_heads * kv_head_bytes(plain.type, options_.block_len, kv.head_dim);
+  for (int32_t begin = singles; begin < args.slices;) {
+    int32_t longest = 0, end = begin;
+    for (; end < args.slices; ++end) {
+      const int32_t with = std::max(longest, args.lengths[static_cast<size_t>(end)]);
+      if (end > begin && (with + block_len - 1) / block_len * (end + 1 - begin) > unpacked_blocks_) break;
+      longest = with;
+    }
+    // Sequence s of the group has blocks s * max_blocks .. of the scratch, in order.
+    plain.max_blocks = (longest + block_len - 1) / block_len;
+    plain.block_table = unpacked_table_.get();
+    kv_gather(dtype_, kv, plain, end - begin, args.step.rows + begin, args.step.seq_lens + begin, longest, stream);
+    attention_prefill(call, plain, end - begin, args.step.cu + begin, args.step.starts + begin, unpacked_table_.get(),
+                      args.max_count, stream);
+    begin = end;
+  }
+}
+
+void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
+  const LayerSpec& layer = model_.layers[index];
+  const AttentionSpec& spec = layer.attention;
+  const LayerWeights& weights = weights_.layer(index);
+  const int64_t q_width = int64_t{spec.heads} * spec.head_dim, kv_width = int64_t{spec.kv_heads} * spec.head_dim;
+  const int64_t width = q_width + 2 * kv_width;
+  LinearCall call;
+  call.m = args.tokens;
+  call.y = qkv_.get();
+  call.y_stride = width;
+  normed_linear(weights.qkv, weights.attn_norm, weights.attn_norm_bias, call, stream);
+  if (spec.qk_norm == QkNorm::full) {
+    for (const bool query : {true, false}) {
+      NormCall full;
+      full.dtype = dtype_;
+      full.norm = model_.norm;
+      full.weight = query ? weights.q_norm : weights.k_norm;
+      full.rows = args.tokens;
+      full.n = query ? q_width : kv_width;
+      full.x = qkv_.get() + (query ? 0 : q_width);
+      full.x_stride = width;
+      full.y = qkv_.get() + (query ? 0 : q_width);
+      full.y_stride = width;
+      norm(full, stream);
+    }
+  }
+  RopeCall rope;
+  rope.dtype = dtype_;
+  rope.tokens = args.tokens;
+  rope.q = qkv_.get();
+  rope.q_stride = width;
+  rope.k = qkv_.get() + q_width;
+  rope.v = qkv_.get() + q_width + kv_width;
+  rope.kv_stride = width;
+  rope.heads = spec.heads;
+  rope.row = args.step.token_rows;
+  rope.index = args.step.positions;
+  rope.position = args.step.positions;
+  rope.logn_trained_len = spec.logn_trained_len;
+  rope.norm_eps = model_.norm.eps;
+  rope.norm_offset = model_.norm.weight_offset;
+  if (spec.rope >= 0) {
+    const Rope& table = model_.ropes[static_cast<size_t>(spec.rope)];
+    rope.inv_freq = inv_freq_[static_cast<size_t>(spec.rope)].get();
+    rope.half = static_cast<int32_t>(table.inv_freq.size());
+    rope.attention_factor = table.attention_factor;
+    rope.interleaved = table.interleaved;
+  }
+  if (spec.qk_norm == QkNorm::head) {
+    rope.q_norm = weights.q_norm;
+    rope.k_norm = weights.k_norm;
+  }
+  rope_store(rope, view(index), stream);
+  attend(index, args, stream);
+  add_branch(weights.o, attended_.get(), q_width, weights.attn_post_norm, weights.attn_post_norm_bias,
+             layer.residual_multiplier, args.tokens, stream);
+}
+
+void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
+  const LayerSpec& layer = model_.layers[index];
+  const LayerWeights& weights = weights_.layer(index);
+  const int64_t inner = layer.mlp.intermediate;
+  LinearCall call;
+  call.m = args.tokens;
+  call.activation = layer.mlp.activation;
+  if (layer.mlp.gated && Linear::fuses_epilogue(weights.up, args.tokens)) {
+    call.y = inner_.get();
+    call.y_stride = inner;
+    call.epilogue = Epilogue::gated;
+    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+  } else if (layer.mlp.gated) {
+    call.y = up_.get();
+    call.y_stride = 2 * inner;
+    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+    gate_activate(dtype_, layer.mlp.activation, up_.get(), 2 * inner, args.tokens, inner, inner_.get(), inner, stream);
+  } else {
+    call.y = inner_.get();
+    call.y_stride = inner;
+    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+    activate(dtype_, layer.mlp.activation, inner_.get(), inner, args.tokens, inner, stream);
+  }
+  add_branch(weights.down, inner_.get(), inner, weights.mlp_post_norm, weights.mlp_post_norm_bias,
+             layer.residual_multiplier, args.tokens, stream);
+}
+
+void Transformer::final_norm(const int32_t* index, const void* x, int32_t rows, void* out, cudaStream_t stream) {
+  NormCall last;
+  last.dtype = dtype_;
+  last.norm = model_.norm;
+  last.weight = weights_.final_norm();
+  last.bias = weights_.final_norm_bias();
+  last.rows = rows;
+  last.n = model_.hidden;
+  last.x = x;
+  last.x_stride = model_.hidden;
+  last.y = out;
+  last.y_stride = model_.hidden;
+  last.gather = index;
+  norm(last, stream);
+}
+
+void Transformer::head(const void* hidden, int32_t rows, float* out, cudaStream_t stream) {
+  LinearCall call;
+  call.dtype = dtype_;
+  call.m = rows;
+  call.x = hidden;
+  call.x_stride = model_.hidden;
+  call.y = out;
+  call.y_stride = model_.vocab;
+  call.y_f32 = true;
+  call.bias = weights_.head().bias;
+  linear_->run(weights_.head(), call, stream);
+  if (model_.logits_multiplier != 1.0f || model_.logits_softcap > 0.0f) {
+    scale_softcap(out, int64_t{rows} * model_.vocab, model_.logits_multiplier, model_.logits_softcap, stream);
+  }
+}
+
+void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
+  rows_ = args.rows;
+  embed_tokens(args, stream);
+  for (size_t i = 0; i < model_.layers.size(); ++i) {
+    attention_half(i, args, stream);
+    mlp_half(i, args, stream);
+  }
+  final_norm(args.decode ? nullptr : args.step.last, x_.get(), args.slices, last_.get(), stream);
+  head(last_.get(), args.slices, logits_.get(), stream);
+}
+
+void Transformer::logits_of(int32_t first, int32_t count, float* out, cudaStream_t stream) {
+  final_norm(nullptr, x_.get() + int64_t{first} * model_.hidden, count, branch_.get(), stream);
+  head(branch_.get(), count, out, stream);
+}
+
+std::vector<float> Transformer::hidden_of(int32_t index, cudaStream_t stream) {
+  const int64_t hidden = model_.hidden;
+  final_norm(nullptr, x_.get() + int64_t{index} * hidden, 1, branch_.get(), stream);
+  std::vector<uint16_t> raw(static_cast<size_t>(hidden));
+  DK_CUDA(cudaMemcpyAsync(raw.data(), branch_.get(), raw.size() * 2, cudaMemcpyDeviceToHost, stream));
+  DK_CUDA(cudaStreamSynchronize(stream));
+  std::vector<float> out(raw.size());
+  for (size_t i = 0; i < raw.size(); ++i) {
+    if (dtype_ == DType::bf16) {
+      const uint32_t bits = uint32_t{raw[i]} << 16;
+      std::memcpy(&out[i], &bits, 4);
+    } else {
+      out[i] = half_to_float(raw[i]);
+    }
+  }
+  return out;
+}
+
+std::vector<std::pair<std::string, std::string>> Transformer::info() const {
+  return {{"layers", std::to_string(model_.layers.size())},
+          {"weights", weights_.any_quantized() ? "4-bit" : "16-bit"},
+          {"activations", dtype_ == DType::bf16 ? "bf16" : "f16"}};
+}
+
+}  // namespace deploykit::cuda

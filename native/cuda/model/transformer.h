@@ -1,0 +1,72 @@
+// The forward of a ModelDescription on CUDA: kernels/ for what is small, cuBLASLt for large products.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cuda/engine/device.h"
+#include "cuda/engine/forward.h"
+#include "cuda/model/linear.h"
+#include "cuda/model/weights.h"
+
+namespace deploykit::cuda {
+
+class Transformer : public CudaForward {
+ public:
+  Transformer(const ModelDescription& model, const std::vector<WeightSpec>& manifest, const EngineOptions& options);
+
+  void load_weight(const WeightTensor& tensor) override;
+  void finish_loading(uint8_t* pool, cudaStream_t stream) override;
+  int64_t weight_bytes() const override { return weights_.bytes(); }
+  int64_t scratch_bytes() const override;
+  int64_t block_bytes() const override { return block_bytes_; }
+  void forward(const ForwardArgs& args, cudaStream_t stream) override;
+  float* logits() override { return logits_.get(); }
+  void logits_of(int32_t first, int32_t count, float* out, cudaStream_t stream) override;
+  std::vector<float> hidden_of(int32_t index, cudaStream_t stream) override;
+  void set_overrides(std::vector<Override> overrides) override { overrides_ = std::move(overrides); }
+  std::vector<std::pair<std::string, std::string>> info() const override;
+
+ private:
+  void embed_tokens(const ForwardArgs& args, cudaStream_t stream);
+  void attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  void mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  void attend(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  // Prefill over quantized KV memory: groups of sequences are unpacked first, as many as the scratch holds.
+  void attend_unpacked(const AttentionCall& call, const KvView& kv, const ForwardArgs& args, int32_t singles,
+                       cudaStream_t stream);
+  void plan_products(cudaStream_t stream);
+  // qkv or gate-up of the normalized residual stream, the norm inside the product where a kernel can.
+  void normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream);
+  void add_branch(const Matrix& matrix, const void* x, int64_t x_stride, void* post_norm, void* post_bias,
+                  float multiplier, int32_t tokens, cudaStream_t stream);
+  void head(const void* hidden, int32_t rows, float* out, cudaStream_t stream);
+  // The last norm of tokens index[0 .. rows) of the batch, or of the first `rows` where index is nullptr.
+  void final_norm(const int32_t* index, const void* x, int32_t rows, void* out, cudaStream_t stream);
+  KvView view(size_t layer) const;
+
+  ModelDescription model_;
+  EngineOptions options_;
+  ModelWeights weights_;
+  std::unique_ptr<Linear> linear_;
+  Stream load_stream_;
+  DType dtype_;
+  // Rows of the buffers: upper ends of the library's buckets.
+  int64_t max_tokens_ = 0, max_rows_ = 0;
+  int64_t qkv_width_ = 0, up_width_ = 0, inner_width_ = 0;
+  int64_t block_bytes_ = 0;
+  std::vector<int64_t> layer_offsets_;
+  std::vector<DeviceBuffer<float>> inv_freq_;
+  uint8_t* pool_ = nullptr;
+  Rows rows_{};
+  DeviceBuffer<uint16_t> x_, normed_, qkv_, attended_, up_, inner_, branch_, last_;
+  DeviceBuffer<float> logits_;
+  DeviceBuffer<uint8_t> attention_workspace_, unpacked_;
+  DeviceBuffer<int32_t> unpacked_table_;
+  int64_t unpacked_blocks_ = 0;
+  std::vector<Override> overrides_;
+};
+
+}  // namespace deploykit::cuda
