@@ -5,6 +5,7 @@
 
 #include "cuda/engine/sample_kernels.h"
 #include "cuda/engine/step_kernels.h"
+#include "cuda/kernels/kernels.h"
 
 namespace deploykit::cuda {
 
@@ -71,6 +72,7 @@ Capacity CudaEngine::finish_loading() {
   arrays_.token_rows = part(tokens);
   sampled_.allocate(slices);
   results_.allocate(slices);
+  draw_workspace_.allocate(sample_workspace_bytes(max_slices_, model_.vocab));
   for (Slot& slot : slots_) {
     slot.message.allocate(1 << 16);
     slot.device_message.allocate(1 << 16);
@@ -96,18 +98,20 @@ Capacity CudaEngine::finish_loading() {
   for (int32_t i = 0; i < max_slices_; ++i) padding[static_cast<size_t>(max_slices_ + i)] = 1;
   DK_CUDA(cudaMemcpy(arrays_.rows, padding.data(), padding.size() * sizeof(int32_t), cudaMemcpyHostToDevice));
   for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
-    const auto work = [&] {
-      prepare_decode(arrays_, rows_, *bucket, stream_.get());
-      const ForwardArgs args{arrays_, rows_, *bucket, *bucket, *bucket, 1, options_.session_len, true, {}};
-      forward_->forward(args, stream_.get());
-      sample_slices(arrays_, rows_, forward_->logits(), model_.vocab, sampled_.get(), *bucket, stream_.get());
-      finish_step(arrays_, rows_, sampled_.get(), results_.get(), *bucket, stream_.get());
-    };
-    work();  // once as it is: what is set up lazily must not happen inside a capture
-    stream_.synchronize();
-    graphs_[*bucket] = Graph::capture(stream_, work);
-    graphs_[*bucket].launch(stream_);
-    stream_.synchronize();
+    for (const bool greedy : {false, true}) {
+      const auto work = [&] {
+        prepare_decode(arrays_, rows_, *bucket, stream_.get());
+        ForwardArgs args{arrays_, rows_, *bucket, *bucket, *bucket, 1, options_.session_len, true, false, {}};
+        forward_->forward(args, stream_.get());
+        draw_tokens(*bucket, greedy);
+      };
+      work();  // once as it is: what is set up lazily must not happen inside a capture
+      stream_.synchronize();
+      Graph& graph = graphs_[greedy ? 1 : 0][*bucket];
+      graph = Graph::capture(stream_, work);
+      graph.launch(stream_);
+      stream_.synchronize();
+    }
   }
   ready_ = true;
 
@@ -124,6 +128,16 @@ Capacity CudaEngine::finish_loading() {
   capacity.kv_bytes = pool_.bytes();
   capacity.scratch_bytes = forward_->scratch_bytes() + row_memory_.bytes() + step_memory_.bytes();
   return capacity;
+}
+
+// A token for every slice that wants one, appended to its row. Where all are greedy the argmax is all there is to do.
+void CudaEngine::draw_tokens(int32_t slices, bool greedy) {
+  if (greedy) {
+    argmax(forward_->logits(), model_.vocab, slices, model_.vocab, sampled_.get(), draw_workspace_.get(), stream_.get());
+  } else {
+    sample_slices(arrays_, rows_, forward_->logits(), model_.vocab, sampled_.get(), slices, stream_.get());
+  }
+  finish_step(arrays_, rows_, sampled_.get(), results_.get(), slices, stream_.get());
 }
 
 int32_t CudaEngine::bucket_of(int32_t slices) const {
@@ -302,10 +316,11 @@ void CudaEngine::launch(const Step& step) {
 }
 
 void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
+  const bool greedy = all_greedy(slot);
   const int64_t wanted = int64_t{slot.computed} * slot.iterations;
   if (wanted > slot.results.count()) slot.results.allocate(wanted);
   for (int32_t iteration = 0; iteration < slot.iterations; ++iteration) {
-    graphs_.at(bucket).launch(stream_);
+    graphs_[greedy ? 1 : 0].at(bucket).launch(stream_);
     DK_CUDA(cudaMemcpyAsync(slot.results.get() + int64_t{iteration} * slot.computed, results_.get(),
                             static_cast<size_t>(slot.computed) * sizeof(SliceResult), cudaMemcpyDeviceToHost,
                             stream_.get()));
@@ -318,15 +333,22 @@ void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
   }
 }
 
+bool CudaEngine::all_greedy(const Slot& slot) {
+  return std::all_of(slot.order.begin(), slot.order.end(), [&](int32_t index) {
+    return mirror_.row(slot.slices[static_cast<size_t>(index)].row).sampling.temperature == 0.0;
+  });
+}
+
 void CudaEngine::run_mixed(Slot& slot, int32_t tokens) {
   std::vector<CudaForward::Override> overrides;
-  ForwardArgs args{arrays_, rows_, slot.computed, slot.singles, tokens, 0, 0, false, {}};
+  ForwardArgs args{arrays_, rows_, slot.computed, slot.singles, tokens, 0, 0, false, false, {}};
   int32_t first = 0;
   for (const int32_t index : slot.order) {
     const Slice& slice = slot.slices[static_cast<size_t>(index)];
     args.max_count = std::max(args.max_count, slice.count);
     args.max_seq = std::max(args.max_seq, slice.start + slice.count);
     args.lengths.push_back(slice.start + slice.count);
+    args.every_token = args.every_token || (slice.flags & (kWantPool | kWantPromptLogprobs | kWantScore)) != 0;
     for (const Span& span : mirror_.row(slice.row).spans) {
       const int32_t begin = std::max(span.start, slice.start);
       const int32_t end = std::min(span.start + span.length, slice.start + slice.count);
@@ -345,8 +367,7 @@ void CudaEngine::run_mixed(Slot& slot, int32_t tokens) {
   prepare_step(arrays_, rows_, slot.computed, args.max_count, stream_.get());
   forward_->forward(args, stream_.get());
   forward_->set_overrides({});
-  sample_slices(arrays_, rows_, forward_->logits(), model_.vocab, sampled_.get(), slot.computed, stream_.get());
-  finish_step(arrays_, rows_, sampled_.get(), results_.get(), slot.computed, stream_.get());
+  draw_tokens(slot.computed, all_greedy(slot));
   DK_CUDA(cudaMemcpyAsync(slot.results.get(), results_.get(), static_cast<size_t>(slot.computed) * sizeof(SliceResult),
                           cudaMemcpyDeviceToHost, stream_.get()));
   for (Slice& slice : slot.slices) {

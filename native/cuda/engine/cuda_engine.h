@@ -68,6 +68,8 @@ class CudaEngine : public Engine {
   void run_decode(Slot& slot, int32_t bucket);
   void arrange(Slot& slot);
   void run_mixed(Slot& slot, int32_t tokens);
+  void draw_tokens(int32_t slices, bool greedy);
+  bool all_greedy(const Slot& slot);
   void after_forward(Slot& slot);
   void scores(Slot& slot);
   void draw_on_host(Slot& slot);
@@ -85,6 +87,7 @@ class CudaEngine : public Engine {
   Mirror mirror_;
   MessageParts parts_;
 
+  DeviceBuffer<uint8_t> draw_workspace_;
   DeviceBuffer<uint8_t> pool_;  // KV: num_blocks + 1
   DeviceBuffer<int32_t> row_memory_, step_memory_, sampled_;
   DeviceBuffer<RowSampling> row_sampling_;
@@ -93,7 +96,7 @@ class CudaEngine : public Engine {
   StepArrays arrays_{};
   std::vector<int32_t> sent_;  // the inputs that stand on the device
   std::vector<int32_t> buckets_;
-  std::unordered_map<int32_t, Graph> graphs_;
+  std::unordered_map<int32_t, Graph> graphs_[2];  // by bucket; [1] where every row is greedy
   Slot slots_[kSlots];
   int64_t launched_ = 0, collected_ = 0;  // steps, in order
   std::unordered_map<std::string, DeviceBuffer<float>> embeddings_;

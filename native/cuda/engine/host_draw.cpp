@@ -145,7 +145,11 @@ std::vector<std::pair<std::string, std::string>> CudaEngine::info() const {
   std::vector<std::pair<std::string, std::string>> facts = forward_->info();
   cudaDeviceProp card{};
   if (cudaGetDeviceProperties(&card, options_.device_index) == cudaSuccess) facts.emplace_back("device", card.name);
-  facts.emplace_back("decode graphs", std::to_string(graphs_.size()));
+  facts.emplace_back("decode graphs", std::to_string(graphs_[0].size() + graphs_[1].size()));
+  size_t free = 0, total = 0;
+  if (cudaSetDevice(options_.device_index) == cudaSuccess && cudaMemGetInfo(&free, &total) == cudaSuccess) {
+    facts.emplace_back("device_bytes_used", std::to_string(total - free));
+  }
   return facts;
 }
 

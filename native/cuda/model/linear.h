@@ -14,7 +14,7 @@ class Linear {
   Linear(DType dtype, int64_t dequantized);
 
   // Whether a norm in front of this product, or an activation or scaled residual behind it, can be part of it.
-  static bool fuses_norm(const Matrix& matrix, int32_t tokens);
+  static bool fuses_norm(int32_t tokens);
   static bool fuses_epilogue(const Matrix& matrix, int32_t tokens);
   // call.epilogue gated only where fuses_epilogue, a norm only where fuses_norm. A residual is added in place: call.y.
   void run(const Matrix& matrix, LinearCall call, cudaStream_t stream);
@@ -24,6 +24,7 @@ class Linear {
 
  private:
   static bool uses_library(const Matrix& matrix, int32_t tokens);
+  void multiply_parts(const Matrix& matrix, const LinearCall& call, cudaStream_t stream);
 
   GemmLt gemm_;
   DeviceBuffer<uint8_t> w4_workspace_, gemm_workspace_;

@@ -38,7 +38,19 @@ void place_as(const void* src, int64_t row0, int64_t rows, int64_t cols, DType t
   DK_CUDA(cudaGetLastError());
 }
 
+__global__ void take(const uint4* x, int64_t x_stride, const int32_t* index, int64_t n, uint4* out) {
+  const uint4* from = x + static_cast<int64_t>(index[blockIdx.x]) * x_stride;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) out[blockIdx.x * n + i] = from[i];
+}
+
 }  // namespace
+
+void take_rows(const void* x, int64_t x_stride, const int32_t* index, int32_t count, int64_t n, void* out,
+               cudaStream_t stream) {
+  take<<<static_cast<unsigned>(count), 256, 0, stream>>>(static_cast<const uint4*>(x), x_stride / 8, index, n / 8,
+                                                         static_cast<uint4*>(out));
+  DK_CUDA(cudaGetLastError());
+}
 
 void place_rows(DType from, const void* src, int64_t row0, int64_t rows, int64_t cols, DType to, void* dst,
                 int64_t row_offset, RowMap map, cudaStream_t stream) {

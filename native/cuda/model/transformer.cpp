@@ -11,7 +11,7 @@ namespace {
 
 constexpr int32_t kMaxSplits = 32;
 constexpr int64_t kUnpackedTokens = 65536;  // of one layer's KV memory, where it is quantized
-constexpr int kCandidates = 6;              // algorithms that are timed for each shape
+constexpr int kCandidates = 8;              // algorithms that are timed for each shape
 
 float half_to_float(uint16_t bits) {
   const float sign = bits & 0x8000 ? -1.0f : 1.0f;
@@ -164,7 +164,7 @@ void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, 
   call.x = x_.get();
   call.x_stride = hidden;
   call.bias = matrix.bias;
-  if (weight != nullptr && model_.norm.kind == NormKind::rms && bias == nullptr && Linear::fuses_norm(matrix, call.m)) {
+  if (weight != nullptr && model_.norm.kind == NormKind::rms && bias == nullptr && Linear::fuses_norm(call.m)) {
     call.norm_weight = weight;
     call.norm_eps = model_.norm.eps;
     call.norm_offset = model_.norm.weight_offset;
@@ -292,7 +292,7 @@ void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStre
   const AttentionSpec& spec = layer.attention;
   const LayerWeights& weights = weights_.layer(index);
   const int64_t q_width = int64_t{spec.heads} * spec.head_dim, kv_width = int64_t{spec.kv_heads} * spec.head_dim;
-  const int64_t width = q_width + 2 * kv_width;
+  const int64_t width = q_width + 2 * kv_width, hidden = model_.hidden;
   LinearCall call;
   call.m = args.tokens;
   call.y = qkv_.get();
@@ -341,18 +341,33 @@ void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStre
   }
   rope_store(rope, view(index), stream);
   attend(index, args, stream);
-  add_branch(weights.o, attended_.get(), q_width, weights.attn_post_norm, weights.attn_post_norm_bias,
-             layer.residual_multiplier, args.tokens, stream);
+  const void* attended = attended_.get();
+  int32_t tokens = args.tokens;
+  if (stops_early(index, args)) {  // from here on only each slice's last token is worth computing
+    take_rows(x_.get(), hidden, args.step.last, args.slices, hidden, normed_.get(), stream);
+    DK_CUDA(cudaMemcpyAsync(x_.get(), normed_.get(), static_cast<size_t>(args.slices * hidden * 2),
+                            cudaMemcpyDeviceToDevice, stream));
+    take_rows(attended_.get(), q_width, args.step.last, args.slices, q_width, qkv_.get(), stream);
+    attended = qkv_.get();
+    tokens = args.slices;
+  }
+  add_branch(weights.o, attended, q_width, weights.attn_post_norm, weights.attn_post_norm_bias,
+             layer.residual_multiplier, tokens, stream);
+}
+
+bool Transformer::stops_early(size_t index, const ForwardArgs& args) const {
+  return index + 1 == model_.layers.size() && !args.every_token && args.tokens > args.slices;
 }
 
 void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
   const LayerSpec& layer = model_.layers[index];
   const LayerWeights& weights = weights_.layer(index);
   const int64_t inner = layer.mlp.intermediate;
+  const int32_t tokens = stops_early(index, args) ? args.slices : args.tokens;
   LinearCall call;
-  call.m = args.tokens;
+  call.m = tokens;
   call.activation = layer.mlp.activation;
-  if (layer.mlp.gated && Linear::fuses_epilogue(weights.up, args.tokens)) {
+  if (layer.mlp.gated && Linear::fuses_epilogue(weights.up, tokens)) {
     call.y = inner_.get();
     call.y_stride = inner;
     call.epilogue = Epilogue::gated;
@@ -361,15 +376,15 @@ void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t s
     call.y = up_.get();
     call.y_stride = 2 * inner;
     normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
-    gate_activate(dtype_, layer.mlp.activation, up_.get(), 2 * inner, args.tokens, inner, inner_.get(), inner, stream);
+    gate_activate(dtype_, layer.mlp.activation, up_.get(), 2 * inner, tokens, inner, inner_.get(), inner, stream);
   } else {
     call.y = inner_.get();
     call.y_stride = inner;
     normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
-    activate(dtype_, layer.mlp.activation, inner_.get(), inner, args.tokens, inner, stream);
+    activate(dtype_, layer.mlp.activation, inner_.get(), inner, tokens, inner, stream);
   }
   add_branch(weights.down, inner_.get(), inner, weights.mlp_post_norm, weights.mlp_post_norm_bias,
-             layer.residual_multiplier, args.tokens, stream);
+             layer.residual_multiplier, tokens, stream);
 }
 
 void Transformer::final_norm(const int32_t* index, const void* x, int32_t rows, void* out, cudaStream_t stream) {
@@ -411,7 +426,8 @@ void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
     attention_half(i, args, stream);
     mlp_half(i, args, stream);
   }
-  final_norm(args.decode ? nullptr : args.step.last, x_.get(), args.slices, last_.get(), stream);
+  const bool compact = args.decode || stops_early(model_.layers.size() - 1, args);
+  final_norm(compact ? nullptr : args.step.last, x_.get(), args.slices, last_.get(), stream);
   head(last_.get(), args.slices, logits_.get(), stream);
 }
 

@@ -37,6 +37,8 @@ class Transformer : public CudaForward {
   // Prefill over quantized KV memory: groups of sequences are unpacked first, as many as the scratch holds.
   void attend_unpacked(const AttentionCall& call, const KvView& kv, const ForwardArgs& args, int32_t singles,
                        cudaStream_t stream);
+  // Whether the rest of this layer is computed for each slice's last token alone (it is the last layer of a prefill).
+  bool stops_early(size_t index, const ForwardArgs& args) const;
   void plan_products(cudaStream_t stream);
   // qkv or gate-up of the normalized residual stream, the norm inside the product where a kernel can.
   void normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream);

@@ -1,0 +1,103 @@
+// What the attention kernels share: addresses in the KV memory and 16-bit values from its bytes.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/kernels/common.cuh"
+
+namespace deploykit::cuda {
+
+struct KvArgs {
+  char* base;
+  int64_t block_bytes, layer_offset, head_bytes, max_blocks;
+  const int32_t* block_table;
+  int32_t block_len, kv_heads;
+  int32_t k_row, v_row;     // bytes of a token's K and V
+  int64_t v_offset;         // of V in a head's part
+  int64_t k_params_offset;  // of the K params
+  int64_t v_params_offset;
+};
+
+inline int32_t kv_row_bytes(KvType type, bool value, int32_t head_dim) {
+  switch (type) {
+    case KvType::f16:
+    case KvType::bf16:
+      return head_dim * 2;
+    case KvType::int8:
+      return head_dim;
+    case KvType::k8v4:
+      return value ? head_dim / 2 : head_dim;
+    case KvType::int4:
+      return head_dim / 2;
+    default:
+      throw Error("unsupported", "KV memory on CUDA is f16, bf16, int8, k8v4 or int4");
+  }
+}
+
+inline KvArgs kv_args(const char* name, const KvView& kv) {
+  require(kv.block_len >= 16 && kv.block_len % 16 == 0, name, "block_len % 16 == 0");
+  require(kv.block_bytes % 16 == 0 && kv.layer_offset % 16 == 0, name,
+          "block_bytes and layer_offset are multiples of 16");
+  KvArgs a = {};
+  a.base = static_cast<char*>(kv.base);
+  a.block_bytes = kv.block_bytes;
+  a.layer_offset = kv.layer_offset;
+  a.head_bytes = kv_head_bytes(kv.type, kv.block_len, kv.head_dim);
+  a.max_blocks = kv.max_blocks;
+  a.block_table = kv.block_table;
+  a.block_len = kv.block_len;
+  a.kv_heads = kv.kv_heads;
+  a.k_row = kv_row_bytes(kv.type, false, kv.head_dim);
+  a.v_row = kv_row_bytes(kv.type, true, kv.head_dim);
+  a.v_offset = static_cast<int64_t>(a.k_row) * kv.block_len;
+  a.k_params_offset = a.v_offset + static_cast<int64_t>(a.v_row) * kv.block_len;
+  a.v_params_offset = a.k_params_offset + 4ll * kv.block_len;
+  return a;
+}
+
+// fn(integral_constant D) for the head sizes that there are.
+template <class Fn>
+void with_head_dim(const char* name, int32_t head_dim, Fn fn) {
+  switch (head_dim) {
+    case 64:
+      return fn(std::integral_constant<int, 64>{});
+    case 80:
+      return fn(std::integral_constant<int, 80>{});
+    case 96:
+      return fn(std::integral_constant<int, 96>{});
+    case 128:
+      return fn(std::integral_constant<int, 128>{});
+    case 256:
+      return fn(std::integral_constant<int, 256>{});
+    default:
+      throw Error("unsupported", std::string("cuda kernel ") + name + ": head_dim is 64, 80, 96, 128 or 256");
+  }
+}
+
+#ifdef __CUDACC__
+// A head's part of the block that holds token `index` of `row`.
+__device__ __forceinline__ char* kv_part(const KvArgs& kv, int64_t row, int head, int index) {
+  const int64_t block = kv.block_table[row * kv.max_blocks + index / kv.block_len];
+  return kv.base + block * kv.block_bytes + kv.layer_offset + head * kv.head_bytes;
+}
+
+__device__ __forceinline__ uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+__device__ __forceinline__ uint32_t nibbles(uint32_t x, int place) {  // f16 1024 + nibbles `place` of both halves
+  uint32_t v;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(x >> (4 * place)), "r"(0x000f000fu), "r"(0x64006400u));
+  return v;
+}
+// The transpose of an 8 x 8 matrix of 16-bit values: lane (r, t) holds (r, 2t) and (r, 2t + 1).
+__device__ __forceinline__ uint32_t transpose8(uint32_t x) {
+  uint32_t y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+__device__ __forceinline__ float2 kv_param(uint32_t p) {  // scale, zero
+  return __half22float2(*reinterpret_cast<const __half2*>(&p));
+}
+#endif
+
+}  // namespace deploykit::cuda
