@@ -24,6 +24,7 @@ LABELS = {
     "recipe": "recipe valid",
     "weights": "weights",
     "plan": "plan",
+    "native": "native library",
     "load": "weights loaded",
     "engine": "engine",
     "kv": "KV blocks",

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "down": "Drain and stop deployments.",
     "validate": "Check recipes and show every mistake at its line.",
     "plan": "Show the engine, the memory and the reasons before anything is downloaded.",
+    "build": "Compile the native engine for this machine.",
     "doctor": "Judge this machine: what works, what doesn't, how to fix it.",
     "bench": "Measure a deployment.",
     "schema": "Print the recipe's JSON Schema, or one key of it.",

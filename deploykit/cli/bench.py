@@ -20,6 +20,42 @@ class Against(Enum):
     generate = "generate"
 
 
+class Reference(Enum):
+    """What a perplexity is compared with."""
+
+    f32 = "f32"
+
+
+class SuiteName(Enum):
+    """Suites of fixed workloads."""
+
+    gpu = "gpu"
+
+
+class Weights(Enum):
+    """Random weights that can be made."""
+
+    bf16 = "bf16"
+    awq = "awq"
+
+
+class Device(Enum):
+    """Where a suite runs."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class KVType(Enum):
+    """Values of engine.cache.quant_policy."""
+
+    none = "none"
+    int8 = "int8"
+    k8v4 = "k8v4"
+    int4 = "int4"
+    fp8 = "fp8"
+
+
 def bench(
     target: Annotated[
         str | None,
@@ -41,6 +77,97 @@ def bench(
     startup: Annotated[
         bool, typer.Option("--startup", help="Time to ready from a warm cache, and memory beside the plan's.")
     ] = False,
+    suite: Annotated[
+        SuiteName | None,
+        typer.Option(help="Five fixed workloads through the engine's socket, beside what the card can do."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="With --suite: random weights of this shape, llama-3-8b (the default without a TARGET) or tiny.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        Weights | None,
+        typer.Option(help="With --suite and random weights; bf16 where nothing is said.", show_default=False),
+    ] = None,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --suite: runs that a figure is the median of. Default: 3, and 1 for sharegpt_c256.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="With --suite: cuda unless said otherwise.", show_default=False)
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Send conversations in ShareGPT's format over HTTP; -c at once (default 256).",
+            show_default=False,
+        ),
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --dataset: how many conversations. Default: 1000.", show_default=False
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="With --dataset and a URL: tokenizer.json, a model folder or a .gguf file.",
+            show_default=False,
+        ),
+    ] = None,
+    vs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER",
+            help="Measure the engine beside another one, in turns: llamacpp, openvino; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    peer_python: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER=PATH",
+            help="The Python that has a peer's package; repeatable. Default: DEPLOYKIT_BENCH_<PEER>_PYTHON, "
+            "else this one.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE",
+            help="With --vs: decode, prefill, batch, http, memory or start; with --suite: a workload; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="With --vs: 2 rounds instead of --runs.")] = False,
+    perplexity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Perplexity over a text file, or over `builtin`.", show_default=False
+        ),
+    ] = None,
+    reference: Annotated[
+        Reference | None,
+        typer.Option(help="With --perplexity: beside the same weights in float32.", show_default=False),
+    ] = None,
+    kv: Annotated[
+        list[KVType] | None,
+        typer.Option(
+            help="With --perplexity and --suite: results for this KV type; repeatable.", show_default=False
+        ),
+    ] = None,
     prompt_len: Annotated[
         int | None, typer.Option(min=1, help="Tokens of each prompt.", show_default=False)
     ] = None,
@@ -71,12 +198,35 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the comparison: .png, .svg or .pdf.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Write bench.json (raw data) and bench.txt (the tables)."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the raw data instead of tables.")] = False,
 ) -> int:
-    """Measure. Without --against, --host-overhead or --startup: load over HTTP, as a client sees it."""
+    """Measure. Without --suite, --dataset, --vs, --perplexity, --against, --host-overhead or --startup: HTTP load."""
     from deploykit.bench.run import Request, run_bench
+    from deploykit.bench.suite import SuiteOptions
+    from deploykit.chat.target import recipe_target
 
-    if against is None and not (host_overhead or startup) and runs != 5:
-        raise ConfigError("--runs goes with --against and --startup", fix="over HTTP, use --requests")
+    if against is None and not (host_overhead or startup or vs or perplexity) and runs != 5:
+        raise ConfigError("--runs goes with --vs, --against and --startup", fix="over HTTP, use --requests")
+    options = None
+    if suite is not None:
+        options = SuiteOptions(
+            target=recipe_target(target) if target is not None else None,
+            shape=shape,
+            weights=weights.value if weights is not None else None,
+            kv=[kind.value for kind in kv or ()],
+            only=only or (),
+            repeat=repeat,
+            device=(device or Device.cuda).value,
+            sets=set_ or (),
+        )
+    elif shape or weights or repeat or device:
+        raise ConfigError("--shape, --weights, --repeat and --device go with --suite")
     display = stage_display(sys.stderr)
     with contextlib.closing(display):
         return run_bench(
@@ -85,6 +235,17 @@ def bench(
                 against_generate=against is Against.generate,
                 host_overhead=host_overhead,
                 startup=startup,
+                suite=options,
+                dataset=dataset,
+                num_prompts=num_prompts,
+                tokenizer=tokenizer,
+                vs=vs or (),
+                peer_python=peer_python or (),
+                only=only or (),
+                quick=quick,
+                perplexity=perplexity,
+                reference=reference.value if reference is not None else None,
+                kv=[kind.value for kind in kv or ()],
                 prompt_len=prompt_len,
                 output_len=output_len,
                 concurrency=concurrency,
@@ -95,5 +256,7 @@ def bench(
                 report=display.report,
                 output=output,
                 plot=plot,
+                out=out,
+                as_json=as_json,
             )
         )

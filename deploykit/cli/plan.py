@@ -78,13 +78,22 @@ def _find(target: str, sets: list[str] | tuple[()], fetch: bool) -> tuple[Loaded
 
 
 def _make(loaded: LoadedRecipe, facts: Facts) -> Plan:
+    from deploykit.deployment.native import native_cuda_problem, native_problem
     from deploykit.deployment.prepare import check_test_switches
     from deploykit.fsutil import cache_dir
     from deploykit.hardware import probe
     from deploykit.plan import make_plan
 
     machine = probe(disk=cache_dir())
-    return make_plan(loaded.recipe, facts, machine, name=loaded.name, runner=check_test_switches())
+    return make_plan(
+        loaded.recipe,
+        facts,
+        machine,
+        name=loaded.name,
+        runner=check_test_switches(),
+        native_problem=native_problem(machine),
+        native_cuda_problem=native_cuda_problem(machine),
+    )
 
 
 # ---------------------------------------------------------------- output

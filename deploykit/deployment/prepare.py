@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploykit.checkpoint.facts import Facts
+from deploykit.deployment.native import ensure_native, native_cuda_problem, native_problem, target_of
 from deploykit.deployment.serve import make_serve_spec
 from deploykit.deployment.stage import Report, ignore, stage
 from deploykit.deployment.switches import check_test_switches as check_test_switches
@@ -39,7 +40,7 @@ def prepare(
     report: Report = ignore,
     offline: bool = False,
 ) -> Prepared:
-    """All stages: recipe (unless it is loaded already), weights, plan.
+    """All stages: recipe (unless it is loaded already), weights, plan, and native where the plan picked that engine.
 
     Raises what the rooms raise: RecipeError and ConfigError (exit 2), PlanError (3), DeploykitError (1).
     """
@@ -56,10 +57,20 @@ def prepare(
     with stage("plan", report) as running:
         facts = read_facts(fetched.path)
         machine = probe(disk=cache)
-        plan = make_plan(loaded.recipe, facts, machine, name=loaded.name, runner=runner)
+        plan = make_plan(
+            loaded.recipe,
+            facts,
+            machine,
+            name=loaded.name,
+            runner=runner,
+            native_problem=native_problem(machine),
+            native_cuda_problem=native_cuda_problem(machine),
+        )
         tokenizer = ensure_tokenizer(facts, cache)
         serve = make_serve_spec(loaded, facts, tokenizer)
         running.detail = describe(plan)
+    if plan.engine == "native":
+        ensure_native(target_of(plan, machine), report)
     return Prepared(loaded, fetched, facts, machine, plan, serve)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 import deploykit
+from deploykit.deployment.native import native_cuda_problem, native_problem
 from deploykit.errors import DeploykitError
 from deploykit.plan import PlanError, make_plan
 from deploykit.plan.text import format_count
@@ -77,7 +78,14 @@ def judge(loaded: LoadedRecipe, machine: Machine, cache: Path) -> RecipeRow:
         found = find_on_disk(loaded, cache)
         if found is None:
             return RecipeRow(recipe=loaded.name, path=path, fits="unknown", why="weights not fetched")
-        plan = make_plan(loaded.recipe, found.facts, machine, name=loaded.name)
+        plan = make_plan(
+            loaded.recipe,
+            found.facts,
+            machine,
+            name=loaded.name,
+            native_problem=native_problem(machine),
+            native_cuda_problem=native_cuda_problem(machine),
+        )
     except PlanError as error:
         why = f"{error.what}: {error.why}" if error.why else error.what
         return RecipeRow(recipe=loaded.name, path=path, fits="no", why=why)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 import deploykit
-from deploykit.doctor import hardware, serving, software, system
+from deploykit.doctor import hardware, native, serving, software, system
 from deploykit.doctor.check import Check, CheckSpec, Context, Finding, Status, ok, run_check, run_checks
 from deploykit.doctor.recipes import RecipeRow, judge, judge_file, shipped_recipes
 from deploykit.fsutil import cache_dir, state_dir
@@ -30,7 +30,10 @@ CHECKS: tuple[CheckSpec, ...] = (
     CheckSpec("gpu-torch", "GPU, driver and torch", hardware.gpu_torch),
     CheckSpec("torch", "torch", software.torch),
     CheckSpec("transformers", "transformers", software.transformers),
-    CheckSpec("compiler", "Compilers", software.compiler),
+    CheckSpec("compiler", "Compilers", native.compiler),
+    CheckSpec("build-tools", "CMake, Ninja, pybind11", native.build_tools),
+    CheckSpec("native", "Native library", native.cpu_library, limit_s=5.0),
+    CheckSpec("native-cuda", "Native library (CUDA)", native.cuda_library, limit_s=5.0),
     CheckSpec("hub", "Hugging Face", software.hub),
     CheckSpec("open-files", "Open files (ulimit -n)", system.open_files),
     CheckSpec("port", "Port", serving.port),

@@ -1,17 +1,15 @@
-"""Checks of installed packages, compilers and the hub's settings."""
+"""Checks of installed packages and the hub's settings."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
-import subprocess
 from pathlib import Path
 
 from deploykit.doctor.check import Context, Finding, ok
 
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?P<range>[^;\[]*)")
 _CLAUSE = re.compile(r"(>=|<=|==|!=|~=|>|<)\s*([0-9][0-9.]*)")
-_NVCC_RELEASE = re.compile(r"release (\d+\.\d+)")
 
 
 def required_range(package: str, requirements: list[str]) -> str:
@@ -67,25 +65,6 @@ def torch(context: Context) -> Finding:
 
 def transformers(context: Context) -> Finding:
     return _package("transformers", context.machine.transformers)
-
-
-def compiler(context: Context) -> Finding:
-    """For information: nothing of this version is compiled on the user's machine."""
-    found = [context.machine.compiler] if context.machine.compiler else []
-    if context.machine.nvcc:
-        found.append(f"{context.machine.nvcc} (CUDA {_nvcc_release(context.machine.nvcc) or 'unknown'})")
-    if not found:
-        return Finding("skip", "no C++ compiler and no nvcc", "this version compiles nothing")
-    return ok(", ".join(found))
-
-
-def _nvcc_release(nvcc: str) -> str | None:
-    try:
-        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=1.5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = _NVCC_RELEASE.search(done.stdout)
-    return match[1] if match else None
 
 
 def hub(context: Context) -> Finding:

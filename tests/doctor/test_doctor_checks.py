@@ -225,17 +225,6 @@ def test_a_range_is_read_from_the_packages_own_metadata() -> None:
     assert software.required_range("absent", lines) == ""
 
 
-def test_compilers_are_for_information(context: Make, tmp_path: Path) -> None:
-    assert software.compiler(context()).status == "skip"
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
-    nvcc.chmod(0o755)
-    finding = software.compiler(context(machine=machine(compiler="/usr/bin/g++", nvcc=str(nvcc))))
-    healthy(finding)
-    assert finding.found == f"/usr/bin/g++, {nvcc} (CUDA 13.0)"
-    healthy(software.compiler(context(machine=machine(nvcc=str(tmp_path / "gone")))))
-
-
 def test_hub_settings_never_show_the_token(context: Make, tmp_path: Path) -> None:
     secret = "hf_secretsecret"
     finding = software.hub(context(environ={"HF_TOKEN": secret, "HF_ENDPOINT": "https://mirror.example"}))
