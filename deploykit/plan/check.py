@@ -23,13 +23,6 @@ def refuse_unsupported(engine: EngineSection) -> None:
             why="every engine of this version runs on one device",
             fixes=["--set engine.tp=1"],
         )
-    if engine.cache.quant_policy != "none":
-        raise PlanError(
-            f"{engine.cache.quant_policy} KV memory is not part of this version",
-            where=f"engine.cache.quant_policy: {engine.cache.quant_policy}",
-            why="every engine of this version keeps keys and values in the dtype it computes in",
-            fixes=["--set engine.cache.quant_policy=none"],
-        )
 
 
 def check_block_len(block_len: int, device: Device) -> None:

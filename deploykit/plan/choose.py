@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from deploykit.plan.errors import PlanError
 from deploykit.plan.text import format_bytes
@@ -12,10 +12,19 @@ from deploykit.plan.types import Candidate, Decision
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
     from deploykit.hardware.machine import GPU, Machine
+    from deploykit.recipe.schema import EngineSection, Recipe
 
 MIN_COMPUTE_CAPABILITY = (7, 5)
+NATIVE_KV = ("int8", "k8v4", "int4")  # quantized KV memory of the native engine
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 _CPU_FLOAT16 = ("amx_fp16", "avx512_fp16", "fp16")
+
+
+class NativeProblems(NamedTuple):
+    """Why the native library is not there and can't be built, by device; None: it is there, or can be."""
+
+    cpu: str | None = None
+    cuda: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,36 +84,67 @@ def choose_device(wanted: str, machine: Machine) -> Device:
 # ---------------------------------------------------------------- engine
 
 
-def choose_engine(backend: str, facts: Facts, machine: Machine) -> tuple[str, tuple[Candidate, ...]]:
+def choose_engine(
+    engine: EngineSection,
+    facts: Facts,
+    machine: Machine,
+    device: Device,
+    native: NativeProblems,
+    dtype: str = "auto",
+) -> tuple[str, tuple[Candidate, ...]]:
     """(engine, candidates in the order of preference). Raises PlanError where none is left."""
-    reasons = {"native": _native_problem(), "pytorch": _pytorch_problem(facts, machine)}
+    backend, policy = engine.backend, engine.cache.quant_policy
+    problems = {
+        "native": _native_problem(facts, device, native, dtype),
+        "pytorch": _pytorch_problem(facts, machine),
+    }
     candidates = []
     chosen = None
-    for engine, problem in reasons.items():
-        if problem is None and backend not in ("auto", engine):
+    only_kv = False  # whether an engine was left that this KV memory alone speaks against
+    for name, problem in problems.items():
+        if problem is None and backend not in ("auto", name):
             problem = f"the recipe asks for {backend}"
+        if problem is None and (problem := _kv_problem(name, policy)):
+            only_kv = True
         if problem is None and chosen is None:
-            chosen = engine
+            chosen = name
             reason = f"runs {facts.architecture}, weights stored as {facts.weight_dtype} ({facts.format})"
-            candidates.append(Candidate(engine, True, reason))
+            candidates.append(Candidate(name, True, reason))
         else:
-            candidates.append(Candidate(engine, False, problem or f"{chosen} comes first"))
+            candidates.append(Candidate(name, False, problem or f"{chosen} comes first"))
     if chosen is not None:
         return chosen, tuple(candidates)
+    why = "; ".join(f"{c.engine}: {c.reason}" for c in candidates if backend in ("auto", c.engine))
+    if only_kv:
+        raise PlanError(
+            f"{policy} KV memory can't be had here",
+            where=f"engine.cache.quant_policy: {policy}",
+            why=why,
+            fixes=["--set engine.cache.quant_policy=none"],
+            candidates=candidates,
+        )
     if backend == "native":
         what, fixes = "the recipe asks for an engine that can't be used", ["--set engine.backend=auto"]
     else:
         what, fixes = f"no engine runs {facts.architecture or 'this checkpoint'}", ["use another checkpoint"]
-    why = "; ".join(f"{c.engine}: {c.reason}" for c in candidates if backend in ("auto", c.engine))
     raise PlanError(what, where=f"engine.backend: {backend}", why=why, fixes=fixes, candidates=candidates)
 
 
-def _native_problem() -> str | None:
-    return "the native engine is not part of this version"
+def _native_problem(facts: Facts, device: Device, native: NativeProblems, dtype: str) -> str | None:
+    # Each engine states its own limits and costs, torch-free; imported late because it imports the plan's types.
+    from deploykit.engine.native.cuda import supported_on_cuda
+    from deploykit.engine.native.memory import supported
+
+    if device.gpu is not None and dtype == "float32":
+        return "on a GPU it computes in bfloat16 or float16"
+    if device.gpu is not None:
+        problem, library = supported_on_cuda(facts, device.gpu.compute_capability), native.cuda
+    else:
+        problem, library = supported(facts), native.cpu
+    return problem or (f"its library is not built and can't be: {library}" if library else None)
 
 
 def _pytorch_problem(facts: Facts, machine: Machine) -> str | None:
-    # Each engine states its own limits and costs, torch-free; imported late because it imports the plan's types.
     from deploykit.engine.pytorch.memory import supported
 
     for package, version in (("torch", machine.torch), ("transformers", machine.transformers)):
@@ -113,23 +153,65 @@ def _pytorch_problem(facts: Facts, machine: Machine) -> str | None:
     return supported(facts)
 
 
+def _kv_problem(engine: str, policy: str) -> str | None:
+    """Why the engine can't keep KV memory so."""
+    if policy == "none":
+        return None
+    if engine == "pytorch":
+        return "it keeps keys and values in the dtype it computes in"
+    return None if policy in NATIVE_KV else f"it has {', '.join(NATIVE_KV)} and no {policy}"
+
+
 # ---------------------------------------------------------------- dtype
 
 
-def choose_dtype(wanted: str, device: Device, machine: Machine) -> tuple[str, Decision | None]:
-    """(dtype of weights and activations, why). A dtype that is asked for is honoured, and a slow one is named."""
+def choose_dtype(
+    wanted: str, device: Device, machine: Machine, engine: str, facts: Facts
+) -> tuple[str, Decision | None]:
+    """(dtype of activations and of plain weights, why). One that is asked for is honoured, and a slow one named."""
     if device.gpu is not None:
-        major, minor = device.gpu.compute_capability
-        fast = (major, minor) >= (8, 0)
-        place = f"compute capability {major}.{minor}"
-        if wanted == "auto":
-            if fast:
-                return "bfloat16", Decision("model.dtype", "bfloat16", f"{place} computes it natively")
-            return "float16", Decision("model.dtype", "float16", f"{place} has no bfloat16")
-        if wanted == "bfloat16" and not fast:
-            note = f"asked for; {place} only emulates it, float16 is faster here"
-            return wanted, Decision("model.dtype", wanted, note)
-        return wanted, None
+        stored = facts.quant_method or facts.weight_dtype
+        if engine == "native" and wanted == "auto" and stored in ("awq", "gptq", "float16"):
+            return "float16", Decision(
+                "model.dtype", "float16", "the checkpoint's scales and weights are stored so"
+            )
+        return _gpu_dtype(wanted, device.gpu)
+    if engine == "native":
+        return _native_dtype(wanted, facts)
+    return _cpu_dtype(wanted, machine)
+
+
+def _gpu_dtype(wanted: str, gpu: GPU) -> tuple[str, Decision | None]:
+    major, minor = gpu.compute_capability
+    fast = (major, minor) >= (8, 0)
+    place = f"compute capability {major}.{minor}"
+    if wanted == "auto":
+        if fast:
+            return "bfloat16", Decision("model.dtype", "bfloat16", f"{place} computes it natively")
+        return "float16", Decision("model.dtype", "float16", f"{place} has no bfloat16")
+    if wanted == "bfloat16" and not fast:
+        note = f"asked for; {place} only emulates it, float16 is faster here"
+        return wanted, Decision("model.dtype", wanted, note)
+    return wanted, None
+
+
+def _native_dtype(wanted: str, facts: Facts) -> tuple[str, Decision | None]:
+    """The native engine keeps weights as they are stored; the dtype is of KV memory and of what meets them."""
+    stored = facts.weight_dtype
+    if wanted == "auto":
+        if stored == "float32":
+            return "float32", Decision("model.dtype", "float32", "the weights are stored so")
+        if stored in ("bfloat16", "float16"):
+            return "bfloat16", Decision("model.dtype", "bfloat16", f"weights stay {stored}, as stored")
+        reason = f"weights stay {stored}, as stored, and meet activations of 8 bits"
+        return "bfloat16", Decision("model.dtype", "bfloat16", reason)
+    if wanted == "float32" and stored not in ("float32", "bfloat16", "float16"):
+        note = f"asked for; {stored} weights are multiplied in float32, several times slower"
+        return wanted, Decision("model.dtype", wanted, note)
+    return wanted, None
+
+
+def _cpu_dtype(wanted: str, machine: Machine) -> tuple[str, Decision | None]:
     flags = machine.cpu.flags
     bf16 = next((flag for flag in _CPU_BFLOAT16 if flag in flags), None)
     if wanted == "auto":
@@ -144,3 +226,36 @@ def choose_dtype(wanted: str, device: Device, machine: Machine) -> tuple[str, De
         note = "asked for; slow on a CPU without float16 instructions, at half of float32's memory"
         return wanted, Decision("model.dtype", wanted, note)
     return wanted, None
+
+
+# ---------------------------------------------------------------- all together
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is decided before any size is."""
+
+    device: Device
+    engine: str
+    candidates: tuple[Candidate, ...]
+    dtype: str
+    dtype_decision: Decision | None
+    kv_dtype: str
+
+
+def choose(
+    recipe: Recipe, facts: Facts, machine: Machine, *, runner: str | None, native: NativeProblems
+) -> Choice:
+    """Device, engine, dtype and KV memory's dtype. `runner="fake"` is for tests. Raises PlanError."""
+    if runner == "fake":
+        device = Device("cpu", None, None)
+        engine = "fake"
+        candidates: tuple[Candidate, ...] = (Candidate("fake", True, "the test switch asks for it"),)
+    elif runner is None:
+        device = choose_device(recipe.engine.device, machine)
+        engine, candidates = choose_engine(recipe.engine, facts, machine, device, native, recipe.model.dtype)
+    else:
+        raise ValueError(f"runner: {runner!r} is neither None nor 'fake'")
+    dtype, decision = choose_dtype(recipe.model.dtype, device, machine, engine, facts)
+    policy = recipe.engine.cache.quant_policy
+    return Choice(device, engine, candidates, dtype, decision, dtype if policy == "none" else policy)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deploykit.plan.check import check_block_len
-from deploykit.plan.choose import Device, choose_device, choose_dtype, choose_engine
+from deploykit.plan.choose import Choice, NativeProblems, choose
 from deploykit.plan.errors import PlanError, memory_why
-from deploykit.plan.inputs import place_of, wish_of
+from deploykit.plan.inputs import place_of, threads_of, wish_of
 from deploykit.plan.size import DoesNotFitError, Place, Sizes, Wish, find_sizes
 from deploykit.plan.text import format_bytes
 from deploykit.plan.types import Candidate
@@ -22,9 +22,16 @@ FULL_RATIO = 0.95  # the most of a GPU's free memory that is proposed for KV
 
 
 def alternatives(
-    recipe: Recipe, facts: Facts, machine: Machine, runner: str | None, device: Device
+    recipe: Recipe,
+    facts: Facts,
+    machine: Machine,
+    choice: Choice,
+    *,
+    runner: str | None,
+    native: NativeProblems,
 ) -> list[str]:
     """Other devices and dtypes that do fit, as flags."""
+    device = choice.device
     changes: list[tuple[str, str, str]] = []
     if recipe.model.dtype == "float32" or (recipe.model.dtype == "auto" and device.kind == "cpu"):
         changes.append(("model", "dtype", "bfloat16"))
@@ -38,21 +45,22 @@ def alternatives(
         if part == getattr(recipe, section):
             continue
         try:
-            _try_plan(recipe.model_copy(update={section: part}), facts, machine, runner)
+            _try_plan(recipe.model_copy(update={section: part}), facts, machine, runner, native)
         except PlanError:
             continue
         found.append(f"--set {section}.{key}={value}")
     return found
 
 
-def _try_plan(recipe: Recipe, facts: Facts, machine: Machine, runner: str | None) -> None:
+def _try_plan(
+    recipe: Recipe, facts: Facts, machine: Machine, runner: str | None, native: NativeProblems
+) -> None:
     """Raise PlanError where the recipe doesn't fit, without looking for alternatives again."""
-    device = Device("cpu", None, None) if runner else choose_device(recipe.engine.device, machine)
-    chosen = runner or choose_engine(recipe.engine.backend, facts, machine)[0]
-    dtype, _ = choose_dtype(recipe.model.dtype, device, machine)
-    check_block_len(recipe.engine.cache.block_len, device)
+    choice = choose(recipe, facts, machine, runner=runner, native=native)
+    wish = wish_of(recipe.engine)
+    check_block_len(wish.block_len, choice.device)
     try:
-        find_sizes(wish_of(recipe.engine), place_of(chosen, facts, machine, device, dtype))
+        find_sizes(wish, place_of(choice, facts, machine, wish.block_len, threads_of(recipe.engine, machine)))
     except DoesNotFitError:
         raise PlanError("does not fit") from None
 

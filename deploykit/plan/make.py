@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.plan.check import check_block_len, check_lengths, refuse_unsupported
-from deploykit.plan.choose import Device, choose_device, choose_dtype, choose_engine
+from deploykit.plan.choose import Device, NativeProblems, choose
 from deploykit.plan.fixes import alternatives, not_fit
-from deploykit.plan.inputs import place_of, wish_of
+from deploykit.plan.inputs import place_of, threads_of, wish_of
 from deploykit.plan.size import DoesNotFitError, find_sizes
 from deploykit.plan.text import format_count
-from deploykit.plan.types import Candidate, Decision, Plan
+from deploykit.plan.types import Decision, Plan
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
@@ -19,41 +19,43 @@ if TYPE_CHECKING:
 
 
 def make_plan(
-    recipe: Recipe, facts: Facts, machine: Machine, *, name: str, runner: str | None = None
+    recipe: Recipe,
+    facts: Facts,
+    machine: Machine,
+    *,
+    name: str,
+    runner: str | None = None,
+    native_problem: str | None = None,
+    native_cuda_problem: str | None = None,
 ) -> Plan:
     """Decide everything the engine process is started with, and say why.
 
     `name` is the deployment's. `runner="fake"` plans the runner of the tests: no weights, on the CPU.
+    `native_problem` says why the native library is not there and can't be built, for a CPU, and
+    `native_cuda_problem` the same for a GPU; None: it is there, or can be.
     Raises PlanError (exit code 3) where the recipe can't be honoured on this machine.
     """
     engine = recipe.engine
     refuse_unsupported(engine)
-    if runner == "fake":
-        device = Device("cpu", None, None)
-        chosen = "fake"
-        candidates: tuple[Candidate, ...] = (Candidate("fake", True, "the test switch asks for it"),)
-    elif runner is None:
-        device = choose_device(engine.device, machine)
-        chosen, candidates = choose_engine(engine.backend, facts, machine)
-    else:
-        raise ValueError(f"runner: {runner!r} is neither None nor 'fake'")
-    dtype, dtype_decision = choose_dtype(recipe.model.dtype, device, machine)
+    native = NativeProblems(native_problem, native_cuda_problem)
+    choice = choose(recipe, facts, machine, runner=runner, native=native)
+    device, candidates = choice.device, choice.candidates
     check_block_len(engine.cache.block_len, device)
 
     wish = wish_of(engine)
     check_lengths(wish, facts)
-    place = place_of(chosen, facts, machine, device, dtype)
+    threads = threads_of(engine, machine)
+    place = place_of(choice, facts, machine, wish.block_len, threads)
     try:
         sizes = find_sizes(wish, place)
     except DoesNotFitError as error:
-        others = alternatives(recipe, facts, machine, runner, device)
+        others = alternatives(recipe, facts, machine, choice, runner=runner, native=native)
         raise not_fit(error.sizes, wish, place, candidates, others) from None
 
-    threads = machine.cpu.cores if engine.threads == "auto" else engine.threads
     decisions = [
-        Decision("engine.backend", chosen, next(c.reason for c in candidates if c.accepted)),
+        Decision("engine.backend", choice.engine, next(c.reason for c in candidates if c.accepted)),
         device.decision,
-        dtype_decision,
+        choice.dtype_decision,
         *sizes.decisions,
         *_notes(recipe, facts, machine, device, threads),
     ]
@@ -61,13 +63,13 @@ def make_plan(
         decisions[0] = None
     return Plan(
         name=name,
-        engine=chosen,
+        engine=choice.engine,
         device=device.kind,
         devices=(device.gpu.index,) if device.gpu else (),
         model_path=facts.path,
         architecture=facts.architecture,
-        dtype=dtype,
-        kv_dtype=dtype,
+        dtype=choice.dtype,
+        kv_dtype=choice.kv_dtype,
         vocab_size=facts.vocab_size,
         eos_token_ids=facts.eos_token_ids,
         session_len=sizes.session_len,
@@ -75,7 +77,7 @@ def make_plan(
         max_queue=recipe.server.limits.max_queue,
         max_prefill_tokens=sizes.max_prefill_tokens,
         block_len=wish.block_len,
-        block_bytes=wish.block_len * place.kv_token_bytes,
+        block_bytes=place.block_bytes,
         num_blocks=sizes.num_blocks,
         prefix_caching=engine.cache.prefix_caching,
         threads=threads,

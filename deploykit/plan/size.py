@@ -27,6 +27,10 @@ PREFILL = {"cpu": (512, 256, 128), "cuda": (8192, 4096, 2048, 1024, 512)}
 COMFORTABLE_SESSION = 8192  # a smaller step budget is chosen before a session shorter than this is
 
 
+# (prefill, batch, session, kv bytes) -> table
+Cost = Callable[[int, int, int, int], tuple[MemoryItem, ...]]
+
+
 @dataclass(frozen=True)
 class Wish:
     """What the recipe asks for; None is `auto`."""
@@ -47,10 +51,8 @@ class Place:
     limit: int
     available: int
     trained_len: int
-    kv_token_bytes: int
-    cost: Callable[
-        [int, int, int, int], tuple[MemoryItem, ...]
-    ]  # (prefill, batch, session, kv bytes) -> table
+    block_bytes: int  # of one KV block
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,15 @@ def _steps(wish: Wish, kind: str) -> Iterator[tuple[int, int]]:
 
 
 def _sizes(wish: Wish, place: Place, session: int, batch: int, prefill: int, blocks: int) -> Sizes:
-    kv_bytes = blocks * wish.block_len * place.kv_token_bytes
-    return Sizes(session, batch, prefill, blocks, place.cost(prefill, batch, session, kv_bytes))
+    table = place.cost(prefill, batch, session, blocks * place.block_bytes)
+    return Sizes(session, batch, prefill, blocks, table)
 
 
 def _pool(wish: Wish, place: Place, session: int, batch: int, prefill: int) -> Sizes | None:
     """The KV pool beside everything else, or None where it can't hold one full session."""
     fixed = sum(item.bytes for item in place.cost(prefill, batch, session, 0))
     free = place.limit - fixed
-    block_bytes = wish.block_len * place.kv_token_bytes
+    block_bytes = place.block_bytes
     one = blocks_for(session, wish.block_len)
     if wish.blocks:
         blocks = wish.blocks
@@ -142,7 +144,11 @@ def _cpu_cap(place: Place, cap: int = CPU_KV_CAP) -> int:
 def _within_cap(wish: Wish, place: Place, session: int) -> bool:
     """On a CPU an automatic session stays under a cap of its own."""
     most = _cpu_cap(place, CPU_SESSION_CAP)
-    return place.kind == "cuda" or wish.blocks is not None or session * place.kv_token_bytes <= most
+    return (
+        place.kind == "cuda"
+        or wish.blocks is not None
+        or session * place.block_bytes <= most * wish.block_len
+    )
 
 
 def _stretch(wish: Wish, place: Place, sizes: Sizes, longest: int) -> Sizes:
@@ -210,7 +216,7 @@ def _session_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
 
 
 def _blocks_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
-    block_bytes = wish.block_len * place.kv_token_bytes
+    block_bytes = place.block_bytes
     pool = format_bytes(sizes.num_blocks * block_bytes)
     if place.kind == "cuda":
         return f"{pool}: {wish.ratio:.0%} of what the weights and the steps leave free (engine.cache.ratio)"

@@ -52,12 +52,10 @@ def make_fake(overlap_depth: int) -> Callable[[Path], tuple[Runner, Plan]]:
     return make
 
 
-def make_pytorch(folder: Path) -> tuple[Runner, Plan]:
+def save_llama(folder: Path, dtype: str, head_dim: int = HIDDEN // HEADS) -> None:
     """A Llama of two layers with random weights, spread wide enough that logits are no near-ties."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-
-    from deploykit.engine.pytorch import PytorchRunner
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -67,12 +65,42 @@ def make_pytorch(folder: Path) -> tuple[Runner, Plan]:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
+        head_dim=head_dim,
         max_position_embeddings=512,
         initializer_range=0.3,
         tie_word_embeddings=False,
     )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def make_pytorch(folder: Path) -> tuple[Runner, Plan]:
+    from deploykit.engine.pytorch import PytorchRunner
+
+    save_llama(folder, "float32")
     return PytorchRunner(), small_plan("pytorch", folder, DEVICE)
+
+
+def make_native(dtype: str, kv_dtype: str) -> Callable[[Path], tuple[Runner, Plan]]:
+    """The native runner on the CPU, weights stored in `dtype`. Its attention takes heads of 32 dimensions and more."""
+
+    def make(folder: Path) -> tuple[Runner, Plan]:
+        import msgspec
+
+        from deploykit.checkpoint import read_facts
+        from deploykit.engine.native import NativeRunner
+        from deploykit.engine.native.memory import block_bytes
+
+        save_llama(folder, dtype, head_dim=32)
+        plan = msgspec.structs.replace(
+            small_plan("native", folder),
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            block_bytes=block_bytes(read_facts(folder), kv_dtype, BLOCK_LEN),
+            threads=2,
+        )
+        return NativeRunner(), plan
+
+    return make
 
 
 # A new runner is a new line here; every test of this folder then holds for it.
@@ -80,6 +108,9 @@ RUNNERS: dict[str, Callable[[Path], tuple[Runner, Plan]]] = {
     "fake": make_fake(0),
     "fake-overlap": make_fake(1),
     "pytorch": make_pytorch,
+    "native": make_native("float32", "float32"),
+    "native-bfloat16": make_native("bfloat16", "bfloat16"),
+    "native-int8-kv": make_native("bfloat16", "int8"),
 }
 
 
@@ -87,6 +118,8 @@ RUNNERS: dict[str, Callable[[Path], tuple[Runner, Plan]]] = {
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     """One runner, loaded once: tests share it as requests would."""
     name: str = request.param
+    if name.startswith("native"):
+        request.getfixturevalue("native_library")
     runner, plan = RUNNERS[name](tmp_path_factory.mktemp(name))
     stages: list[str] = []
     capacity = runner.load(plan, lambda stage, fraction: stages.append(stage))

@@ -191,9 +191,9 @@ def test_it_ends_with_its_supervisor(tmp_path: Path) -> None:
 
 
 def test_a_runner_that_cannot_load_says_why(tmp_path: Path) -> None:
-    engine = Engine(tmp_path, msgspec.structs.replace(PLAN, engine="native"))
+    engine = Engine(tmp_path, msgspec.structs.replace(PLAN, engine="abacus"))
     fatal = engine.wait_for("fatal")
-    assert "native" in str(fatal["what"])
+    assert "abacus" in str(fatal["what"])
     assert engine.process.wait(timeout=5) == 1
     engine.close()
 

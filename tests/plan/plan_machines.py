@@ -59,20 +59,36 @@ def gpu_machine(*gpus: GPU, **changes: Any) -> Machine:
 
 
 def facts(**fields: Any) -> Facts:
-    """A checkpoint of one made-up tensor a table and one for all layers, with the right number of parameters."""
-    body: int = fields.pop("body")
-    hidden, vocab, tied = fields["hidden_size"], fields["vocab_size"], fields["tie_word_embeddings"]
+    """A checkpoint with all the tensors that its sizes ask for, under Llama's names (and Qwen3's two norms)."""
+    hidden, inner, vocab = fields["hidden_size"], fields["intermediate_size"], fields["vocab_size"]
+    q, kv = (fields[key] * fields["head_dim"] for key in ("num_heads", "num_kv_heads"))
     dtype: str = fields.setdefault("weight_dtype", "bfloat16")
 
     def tensor(name: str, *shape: int) -> TensorInfo:
         count = 1
         for size in shape:
             count *= size
-        return TensorInfo(name, shape, dtype, 2 * count, "model.safetensors", 0)
+        return TensorInfo(f"{name}.weight", shape, dtype, 2 * count, "model.safetensors", 0)
 
-    tensors = [tensor("model.embed_tokens.weight", vocab, hidden), tensor("model.layers", body)]
-    if not tied:
-        tensors.append(tensor("lm_head.weight", vocab, hidden))
+    tensors = [tensor("model.embed_tokens", vocab, hidden), tensor("model.norm", hidden)]
+    if not fields["tie_word_embeddings"]:
+        tensors.append(tensor("lm_head", vocab, hidden))
+    for i in range(fields["num_layers"]):
+        layer = f"model.layers.{i}"
+        tensors += [
+            tensor(f"{layer}.input_layernorm", hidden),
+            tensor(f"{layer}.self_attn.q_proj", q, hidden),
+            tensor(f"{layer}.self_attn.k_proj", kv, hidden),
+            tensor(f"{layer}.self_attn.v_proj", kv, hidden),
+            tensor(f"{layer}.self_attn.o_proj", hidden, q),
+            tensor(f"{layer}.post_attention_layernorm", hidden),
+            tensor(f"{layer}.mlp.gate_proj", inner, hidden),
+            tensor(f"{layer}.mlp.up_proj", inner, hidden),
+            tensor(f"{layer}.mlp.down_proj", hidden, inner),
+        ]
+        if fields["model_type"] == "qwen3":
+            head_dim = fields["head_dim"]
+            tensors += [tensor(f"{layer}.self_attn.{x}_norm", head_dim) for x in "qk"]
     fields = {"path": "/models/m", "format": "safetensors", "config": {}, "eos_token_ids": (2,)} | fields
     return Facts(tensors=tuple(tensors), **fields)
 
@@ -89,7 +105,6 @@ SMOLLM2 = facts(
     vocab_size=49152,
     max_position_embeddings=8192,
     tie_word_embeddings=True,
-    body=106_203_456,
 )
 QWEN3_8B = facts(
     architecture="Qwen3ForCausalLM",
@@ -103,7 +118,6 @@ QWEN3_8B = facts(
     vocab_size=151936,
     max_position_embeddings=40960,
     tie_word_embeddings=False,
-    body=6_946_000_000,
 )
 
 

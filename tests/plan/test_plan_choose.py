@@ -19,8 +19,10 @@ from plan_machines import (
     recipe,
 )
 
-from deploykit.hardware.machine import CPU, Machine
+from deploykit.hardware.machine import CPU, GPU, Machine
 from deploykit.plan import Plan, PlanError, make_plan
+
+PYTORCH = recipe(engine={"backend": "pytorch"})
 
 
 def reason(plan: Plan, key: str) -> str:
@@ -88,17 +90,68 @@ def test_a_gpu_can_be_left_alone() -> None:
 
 def test_every_engine_is_listed_with_a_reason() -> None:
     plan = make_plan(recipe(), SMOLLM2, machine(), name="m")
+    assert [(c.engine, c.accepted) for c in plan.candidates] == [("native", True), ("pytorch", False)]
+    assert "LlamaForCausalLM" in plan.candidates[0].reason
+    assert plan.candidates[1].reason == "native comes first"
+    assert plan.engine == "native"
+
+
+def test_without_the_native_library_auto_goes_on_with_pytorch_and_says_why() -> None:
+    missing = "no C++ compiler: apt install g++"
+    plan = make_plan(recipe(), SMOLLM2, machine(), name="m", native_problem=missing)
     assert [(c.engine, c.accepted) for c in plan.candidates] == [("native", False), ("pytorch", True)]
-    assert plan.candidates[0].reason == "the native engine is not part of this version"
-    assert "LlamaForCausalLM" in plan.candidates[1].reason
+    assert missing in plan.candidates[0].reason
     assert plan.engine == "pytorch"
 
 
-def test_native_cannot_be_honoured_and_is_refused() -> None:
-    error = refused(recipe(engine={"backend": "native"}), SMOLLM2, machine())
+def test_native_that_cannot_be_honoured_is_refused() -> None:
+    native = recipe(engine={"backend": "native"})
+    error = refused(native, SMOLLM2, machine(), native_problem="no C++ compiler: apt install g++")
     assert error.where == "engine.backend: native"
-    assert "not part of this version" in str(error.why)
+    assert "apt install g++" in str(error.why)
     assert [c.accepted for c in error.candidates] == [False, False]
+    strange = msgspec.structs.replace(SMOLLM2, architecture="CohereForCausalLM")
+    assert "CohereForCausalLM" in str(refused(native, strange, machine()).why)
+
+
+def test_on_a_hopper_gpu_the_engine_is_native_where_its_library_can_be_had() -> None:
+    plan = make_plan(recipe(), SMOLLM2, gpu_machine(H100), name="m")
+    assert (plan.engine, plan.dtype, plan.kv_dtype) == ("native", "bfloat16", "bfloat16")
+    missing = "no nvcc: install NVIDIA's CUDA toolkit"
+    plan = make_plan(recipe(), SMOLLM2, gpu_machine(H100), name="m", native_cuda_problem=missing)
+    assert plan.engine == "pytorch"
+    assert missing in plan.candidates[0].reason
+
+
+@pytest.mark.parametrize(
+    ("card", "model", "why"),
+    [
+        (T4, {}, "compute capability 9.0"),
+        (H100, {"dtype": "float32"}, "bfloat16 or float16"),
+    ],
+)
+def test_what_native_does_not_do_on_a_gpu_is_left_to_pytorch(
+    card: GPU, model: dict[str, str], why: str
+) -> None:
+    sections = {"model": {"path": "m"} | model} if model else {}
+    plan = make_plan(recipe(**sections), SMOLLM2, gpu_machine(card), name="m")
+    assert plan.engine == "pytorch"
+    assert why in plan.candidates[0].reason
+    error = refused(recipe(engine={"backend": "native"}, **sections), SMOLLM2, gpu_machine(card))
+    assert why in str(error.why)
+
+
+def test_quantized_kv_memory_on_a_gpu_takes_fewer_bytes_a_block() -> None:
+    def block(policy: str) -> int:
+        engine = {"cache": {"quant_policy": policy}}
+        return make_plan(recipe(engine=engine), SMOLLM2, gpu_machine(H100), name="m").block_bytes
+
+    # a head of a block: 64 tokens of 64 elements for K and for V, and 4 bytes of scale and zero each
+    heads = 30 * 3
+    assert block("none") == heads * 64 * 64 * 4
+    assert block("int8") == heads * (64 * 64 * 2 + 64 * 8)
+    assert block("k8v4") == heads * (64 * 64 * 3 // 2 + 64 * 8)
+    assert block("int4") == heads * (64 * 64 + 64 * 8)
 
 
 def test_an_architecture_that_nothing_runs_is_refused() -> None:
@@ -109,7 +162,10 @@ def test_an_architecture_that_nothing_runs_is_refused() -> None:
 
 
 def test_missing_packages_are_named() -> None:
-    assert "transformers is not installed" in str(refused(recipe(), SMOLLM2, machine(transformers=None)).why)
+    here = machine(torch=None, transformers=None)
+    assert make_plan(recipe(), SMOLLM2, here, name="m").engine == "native"  # which needs neither
+    assert "torch is not installed" in str(refused(PYTORCH, SMOLLM2, here).why)
+    assert "transformers is not installed" in str(refused(PYTORCH, SMOLLM2, machine(transformers=None)).why)
 
 
 # ---------------------------------------------------------------- dtype
@@ -126,7 +182,7 @@ def test_missing_packages_are_named() -> None:
     ],
 )
 def test_dtype_on_a_cpu_follows_its_instructions(flags: tuple[str, ...], dtype: str) -> None:
-    plan = make_plan(recipe(), SMOLLM2, machine(CPU(model="x", cores=2, flags=flags)), name="m")
+    plan = make_plan(PYTORCH, SMOLLM2, machine(CPU(model="x", cores=2, flags=flags)), name="m")
     assert (plan.dtype, plan.kv_dtype) == (dtype, dtype)
 
 
@@ -137,9 +193,29 @@ def test_dtype_on_a_gpu_follows_its_generation() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_slow_dtype_is_honoured_and_named(dtype: str) -> None:
-    plan = make_plan(recipe(model={"path": "m", "dtype": dtype}), SMOLLM2, machine(HASWELL), name="m")
+    wanted = recipe(model={"path": "m", "dtype": dtype}, engine={"backend": "pytorch"})
+    plan = make_plan(wanted, SMOLLM2, machine(HASWELL), name="m")
     assert plan.dtype == dtype
     assert "slow" in reason(plan, "model.dtype")
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [("bfloat16", "bfloat16"), ("float16", "bfloat16"), ("float32", "float32"), ("q4_1", "bfloat16")],
+)
+def test_the_native_dtype_follows_how_the_weights_are_stored(stored: str, dtype: str) -> None:
+    model = msgspec.structs.replace(SMOLLM2, weight_dtype=stored)
+    for cpu in (ZEN4, HASWELL):
+        plan = make_plan(recipe(), model, machine(cpu), name="m")
+        assert (plan.engine, plan.dtype, plan.kv_dtype) == ("native", dtype, dtype)
+        assert "stored" in reason(plan, "model.dtype")
+
+
+def test_quantized_weights_in_float32_are_named_as_slow() -> None:
+    model = msgspec.structs.replace(SMOLLM2, weight_dtype="q4_1")
+    plan = make_plan(recipe(model={"path": "m", "dtype": "float32"}), model, machine(), name="m")
+    assert (plan.engine, plan.dtype) == ("native", "float32")
+    assert "slower" in reason(plan, "model.dtype")
 
 
 def test_a_dtype_that_is_asked_for_and_fast_needs_no_note() -> None:
@@ -157,10 +233,26 @@ def test_tensor_parallelism_is_refused() -> None:
     assert (error.where, error.fixes) == ("engine.tp: 2", ("--set engine.tp=1",))
 
 
-@pytest.mark.parametrize("policy", [8, "k8v4", "fp8"])
-def test_quantized_kv_is_refused(policy: object) -> None:
-    error = refused(recipe(engine={"cache": {"quant_policy": policy}}), SMOLLM2, machine())
-    assert "quant_policy" in str(error.where)
+@pytest.mark.parametrize(("policy", "kv"), [(8, "int8"), ("k8v4", "k8v4"), (4, "int4")])
+def test_quantized_kv_is_honoured_by_the_native_engine(policy: object, kv: str) -> None:
+    wanted = {"cache": {"quant_policy": policy}}
+    plan = make_plan(recipe(engine=wanted), SMOLLM2, machine(), name="m")
+    assert (plan.engine, plan.dtype, plan.kv_dtype) == ("native", "bfloat16", kv)
+    assert plan.block_bytes < make_plan(recipe(), SMOLLM2, machine(), name="m").block_bytes
+    for error in (
+        refused(recipe(engine=wanted | {"backend": "pytorch"}), SMOLLM2, machine()),
+        refused(recipe(engine=wanted), SMOLLM2, machine(), native_problem="no C++ compiler"),
+        refused(recipe(engine=wanted), SMOLLM2, gpu_machine(T4)),
+    ):
+        assert error.where == f"engine.cache.quant_policy: {kv}"
+        assert "the dtype it computes in" in str(error.why) or "9.0" in str(error.why)
+        assert error.fixes == ("--set engine.cache.quant_policy=none",)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "pytorch"])
+def test_fp8_kv_is_for_gpus(backend: str) -> None:
+    engine = {"backend": backend, "cache": {"quant_policy": "fp8"}}
+    assert "quant_policy" in str(refused(recipe(engine=engine), SMOLLM2, machine()).where)
 
 
 def test_no_quantization_can_be_written_as_a_number() -> None:

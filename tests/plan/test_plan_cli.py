@@ -18,7 +18,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_for_people(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(model), "--set", "engine.device=cpu", "--set", "engine.session_len=128"]) == 0
     out = capsys.readouterr().out
-    for words in ("pytorch on cpu", "not part of this version", "weights", "total", "engine.max_batch_size"):
+    for words in ("pytorch on cpu", "heads of 8 dimensions", "weights", "total", "engine.max_batch_size"):
         assert words in out
     assert "32 blocks of 64 tokens" in out  # 16 rows of 128 tokens
     assert "\x1b" not in out
@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_exit_3(model: Path, capsys: pytest.CaptureFixture[
 
 def test_what_can_not_be_honoured_is_exit_3(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(model), "--set", "engine.backend=native"]) == 3
-    assert "not part of this version" in capsys.readouterr().err
+    assert "heads of 8 dimensions" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_here_is_exit_1_and_says_how_to_get_it(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deploykit.engine.pytorch.heap import release_free_heap
+from deploykit.engine.heap import release_free_heap
 from deploykit.engine.pytorch.linear import PackedLinear, can_pack, pack_rows, pack_together
 
 Layer = Callable[[torch.Tensor], torch.Tensor]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from deploykit.checkpoint.facts import Facts
+from deploykit.engine.heap import anonymous_bytes, release_free_heap
 from deploykit.engine.pytorch import memory
 from deploykit.engine.pytorch.attention import observing
 from deploykit.engine.pytorch.direct import shorten_calls
 from deploykit.engine.pytorch.errors import unsupported
 from deploykit.engine.pytorch.fuse import fuse
-from deploykit.engine.pytorch.heap import anonymous_bytes, release_free_heap
 from deploykit.engine.pytorch.inspect import Inspection, marked_masks
 from deploykit.engine.pytorch.kv import KVPool
 from deploykit.engine.pytorch.model import LanguageModel, Weights, load_model

@@ -1,0 +1,114 @@
+"""The native engine on a GPU: what it can't run there and what it needs in bytes, from a checkpoint's facts alone.
+
+The formulas are those of native/cuda (model/weights.cpp, model/transformer.cpp, engine/cuda_engine.cpp).
+"""
+
+from __future__ import annotations
+
+from deploykit.checkpoint.facts import Facts
+from deploykit.engine.native.describe import describe
+from deploykit.engine.native.description import ModelDescription
+from deploykit.engine.native.errors import UnsupportedError
+from deploykit.engine.native.memory import Estimate
+from deploykit.engine.native.names import Weight, WeightFormat, manifest
+from deploykit.engine.native.sizes import is_vector
+from deploykit.plan.types import MemoryItem
+
+MIB = 1 << 20
+COMPUTE_CAPABILITY = (9, 0)  # what the kernels were built for and tested on
+DTYPES = ("bfloat16", "float16")
+_HEAD_DIMS = (64, 96, 128, 256)
+_FOUR_BIT = (WeightFormat.AWQ, WeightFormat.GPTQ)
+_RUNTIME = 700 * MIB  # the CUDA context, the library's modules, graphs
+_GEMM_WORKSPACE = 64 * MIB
+_UNPACKED_TOKENS = 65536  # of one layer's KV memory, where it is quantized
+_MAX_SPLITS = 32
+
+
+def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int]) -> str | None:
+    """Why the engine can't run the checkpoint on this GPU; None where nothing in the headers speaks against it."""
+    if compute_capability != COMPUTE_CAPABILITY:
+        return "its GPU kernels are for compute capability {}.{} alone (H100, H200)".format(
+            *COMPUTE_CAPABILITY
+        )
+    try:
+        model = describe(facts)
+        _check(model)
+        _check_weights(manifest(facts, model).weights)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+def _check(model: ModelDescription) -> None:
+    for index, layer in enumerate(model.layers):
+        if layer.mlp.moe.experts:
+            raise UnsupportedError(f"experts (layer {index}) are not routed on a GPU yet")
+        if layer.attention.head_dim not in _HEAD_DIMS:
+            sizes = ", ".join(map(str, _HEAD_DIMS))
+            raise UnsupportedError(
+                f"heads of {layer.attention.head_dim} dimensions (layer {index}): on a GPU {sizes} are implemented"
+            )
+
+
+def _check_weights(weights: tuple[Weight, ...] | list[Weight]) -> None:
+    for weight in weights:
+        if not is_vector(weight) and "embed" not in weight.name and (weight.rows % 16 or weight.cols % 64):
+            raise UnsupportedError(
+                f"{weight.name} is {weight.rows} x {weight.cols}: on a GPU multiples of 16 and 64 are implemented"
+            )
+
+
+def block_bytes_on_cuda(facts: Facts, kv_dtype: str, block_len: int) -> int:
+    """Bytes of one KV block over all layers, on a GPU."""
+    key, value = {"int8": (8, 8), "k8v4": (8, 4), "int4": (4, 4)}.get(kv_dtype, (16, 16))
+    total = 0
+    for layer in describe(facts).layers:
+        spec = layer.attention
+        head = block_len * spec.head_dim * (key + value) // 8 + (8 * block_len if key < 16 else 0)
+        total = -(-(total + spec.kv_heads * head) // 16) * 16
+    return total
+
+
+def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
+    """The memory table of a deployment on a GPU, as a function of (max_prefill_tokens, max_batch_size, session_len,
+    kv_bytes): bytes of device memory. Raises what `describe` and `manifest` raise.
+    """
+    model = describe(facts)
+    weights = manifest(facts, model).weights
+    tables = [w for w in weights if w.name in ("embed.weight", "head.weight")]
+    body = [w for w in weights if w not in tables]
+    largest = max((w.rows * w.cols * _fused(w) for w in body if w.format in _FOUR_BIT), default=0)
+    attention = [layer.attention for layer in model.layers]
+    qkv = max((a.heads + 2 * a.kv_heads) * a.head_dim for a in attention)
+    inner = max(layer.mlp.intermediate for layer in model.layers)
+    key = max(a.kv_heads * a.head_dim for a in attention)
+    heads = max(a.heads * (a.head_dim + 2) for a in attention)
+
+    def table(tokens: int, rows: int, session_len: int, kv_bytes: int) -> tuple[MemoryItem, ...]:
+        batch = max(tokens, rows)
+        activations = 2 * batch * (3 * model.hidden + 2 * qkv + 3 * inner) + 4 * rows * _MAX_SPLITS * heads
+        unpacked = 4 * key * max(session_len, _UNPACKED_TOKENS) if kv_dtype not in DTYPES else 0
+        return (
+            MemoryItem("weights", sum(map(_bytes, body)), f"stored as {facts.weight_dtype}, packed once"),
+            MemoryItem("embeddings", sum(map(_bytes, tables)), "token table and output head, 16 bits"),
+            MemoryItem("kv", kv_bytes, "page pool, all layers"),
+            MemoryItem("activations", activations + unpacked, f"one step of {tokens} tokens"),
+            MemoryItem("logits", rows * (4 * facts.vocab_size + 2 * model.hidden), f"float32, {rows} rows"),
+            MemoryItem("products", 2 * largest + _GEMM_WORKSPACE, "workspaces of matrix products"),
+            MemoryItem("token pool", rows * session_len * 5, "token ids and block tables of every row"),
+            MemoryItem("runtime", _RUNTIME, "CUDA context, kernels, graphs"),
+        )
+
+    return table
+
+
+def _fused(weight: Weight) -> int:
+    """Matrices of about this size that are computed as one: gate and up."""
+    return 2 if weight.name.endswith(("gate.weight", "up.weight")) else 1
+
+
+def _bytes(weight: Weight) -> int:
+    if weight.format in _FOUR_BIT:
+        return weight.rows * weight.cols // 2 + weight.rows * (weight.cols // weight.group) * 4
+    return 2 * weight.rows * weight.cols

@@ -1,0 +1,190 @@
+"""The native engine on a GPU against transformers in float32: DEPLOYKIT_TEST_DEVICE=cuda on a machine that has one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploykit.engine.types import (
+    Admit,
+    Extend,
+    Release,
+    SamplingParams,
+    Step,
+    StepResult,
+    Want,
+    pack,
+    unpack,
+)
+from deploykit.plan.types import Plan
+
+if os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu") != "cuda":
+    pytest.skip("needs a GPU: set DEPLOYKIT_TEST_DEVICE=cuda", allow_module_level=True)
+
+VOCAB = 512
+BLOCKS = 8  # of 64 tokens: a session
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.08,
+    "tie_word_embeddings": False,
+}
+# Mean difference of a prompt's log probabilities (logits of spread 1.8) that rounding to the dtype explains: weights
+# this wide amplify it, in bfloat16 eight times more than in float16.
+NOISE = {"bfloat16": 0.25, "float16": 0.05}
+KV_NOISE = {"16": 0.0, "int8": 0.06, "k8v4": 0.6, "int4": 1.0}
+
+
+def llama(**changes: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**(SHAPE | changes)))
+
+
+def qwen3() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(Qwen3Config(**SHAPE))
+
+
+def gemma2() -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    shape = SHAPE | {"head_dim": 256, "num_attention_heads": 4, "sliding_window": 64, "layer_types": kinds}
+    return Gemma2ForCausalLM(Gemma2Config(**shape))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": llama,
+    "llama-heads-of-128-tied": lambda: llama(head_dim=128, tie_word_embeddings=True),
+    "qwen3": qwen3,
+    "gemma2": gemma2,
+}
+
+
+class Conversation:
+    """One row on a loaded runner: a prompt in chunks, then greedy tokens, with the prompt's log probabilities."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        self.seq = 0
+        self.epoch = 0
+
+    def step(self, **fields: Any) -> StepResult:
+        self.seq += 1
+        empty = {"rows": b"", "epochs": b"", "num_tokens": b"", "flags": b""}
+        result = self.runner.collect(self.runner.launch(Step(seq=self.seq, **(empty | fields))))
+        assert result.failures == ()
+        return result  # type: ignore[no-any-return]
+
+    def ask(self, prompt: list[int], count: int, chunk: int) -> tuple[list[float], list[int]]:
+        self.epoch += 1
+        sampling = SamplingParams(temperature=0.0, max_tokens=count, prompt_logprobs=0)
+        admit = Admit(
+            row=0,
+            epoch=self.epoch,
+            tokens=pack(prompt),
+            prompt_len=len(prompt),
+            computed=0,
+            limit=len(prompt) + count,
+            sampling=sampling,
+            seed=1,
+        )
+        start = {"admits": (admit,), "extends": (Extend(0, self.epoch, 0, tuple(range(BLOCKS))),)}
+        row = {"rows": pack([0]), "epochs": pack([self.epoch])}
+        logprobs: list[float] = []
+        tokens: list[int] = []
+        for at in range(0, len(prompt), chunk):
+            length = min(chunk, len(prompt) - at)
+            last = at + length == len(prompt)
+            want = Want.PROMPT_LOGPROBS | (Want.SAMPLE if last else Want.NONE)
+            more = start if at == 0 else {}
+            result = self.step(**row, num_tokens=pack([length]), flags=pack([int(want)]), **more)
+            logprobs += [found.logprob for found in result.prompt_logprobs[0]]
+            tokens += unpack(result.tokens).tolist()
+        while len(tokens) < count:
+            result = self.step(**row, num_tokens=pack([1]), flags=pack([int(Want.SAMPLE)]))
+            tokens += unpack(result.tokens).tolist()
+        self.step(releases=(Release(0, self.epoch),))
+        return logprobs, tokens
+
+
+def small_plan(folder: Path, dtype: str, kv_dtype: str) -> Plan:
+    return Plan(
+        name="t",
+        engine="native",
+        device="cuda",
+        devices=(0,),
+        model_path=str(folder),
+        architecture="",
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        vocab_size=VOCAB,
+        session_len=64 * BLOCKS,
+        max_batch_size=8,
+        max_prefill_tokens=256,
+        block_len=64,
+        block_bytes=0,
+        num_blocks=2 * BLOCKS,
+    )
+
+
+@pytest.fixture(scope="module", params=[(m, d) for m in MODELS for d in NOISE], ids="-".join)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(folder, dtype, the model in float32 on the GPU)."""
+    import torch
+
+    name, dtype = request.param
+    torch.manual_seed(0)
+    model = MODELS[name]().to(getattr(torch, dtype)).eval()
+    folder = tmp_path_factory.mktemp(name)
+    model.save_pretrained(folder)
+    return folder, dtype, model.float().cuda()
+
+
+@pytest.mark.parametrize("kv", list(KV_NOISE))
+def test_logits_and_greedy_tokens_are_those_of_transformers(saved: Any, kv: str) -> None:
+    import torch
+
+    from deploykit.engine.native import NativeRunner
+    from deploykit.engine.native.cuda import block_bytes_on_cuda
+
+    folder, dtype, reference = saved
+    from deploykit.checkpoint import read_facts
+
+    kv_dtype = dtype if kv == "16" else kv
+    prompt = np.random.default_rng(1).integers(5, VOCAB, 300).tolist()
+    runner = NativeRunner()
+    capacity = runner.load(small_plan(folder, dtype, kv_dtype), lambda *_: None)
+    try:
+        assert capacity.overlap_depth == 1
+        assert capacity.groups[0].block_bytes == block_bytes_on_cuda(read_facts(folder), kv_dtype, 64)
+        conversation = Conversation(runner)
+        logprobs, tokens = conversation.ask(prompt, 24, chunk=100)
+        _, again = conversation.ask(prompt, 24, chunk=100)
+    finally:
+        runner.close()
+    assert again == tokens
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt + tokens]).cuda()).logits[0].float()
+    want = (
+        torch.log_softmax(logits, -1)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])].cpu().numpy()
+    )
+    error = np.abs(np.array(logprobs) - want)
+    allowed = NOISE[dtype] + KV_NOISE[kv]
+    assert error.mean() < allowed, f"{error.mean():.3f} on average, {error.max():.3f} at most"
+    drawn = logits[len(prompt) - 1 : -1]
+    behind = drawn.max(-1).values - drawn[torch.arange(len(tokens)), torch.tensor(tokens)]
+    assert behind.max().item() < 8 * allowed  # a near tie may fall the other way

@@ -1,0 +1,41 @@
+"""Descriptions and names against transformers, computed in numpy: no library is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from native_reference import Reference
+from native_zoo import NATIVE_ZOO, as_internlm2, as_internlm3, build_native
+from pytorch_zoo import VOCAB
+from transformers import PreTrainedModel
+
+from deploykit.checkpoint import read_facts
+
+TOKENS = [int(t) for t in np.random.default_rng(0).integers(0, VOCAB, 40)]
+
+
+def check(reference: PreTrainedModel, folder: Path) -> None:
+    with torch.inference_mode():
+        expected = reference(torch.tensor([TOKENS])).logits[0].float().numpy()
+    got = Reference(read_facts(folder), session_len=len(TOKENS)).logits(TOKENS)
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", NATIVE_ZOO)
+def test_a_description_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    check(build_native(name, tmp_path), tmp_path)
+
+
+def test_internlm2_is_llama_with_grouped_projections(tmp_path: Path) -> None:
+    reference = build_native("llama-bias", tmp_path)
+    as_internlm2(tmp_path)
+    check(reference, tmp_path)
+
+
+def test_internlm3_is_llama_with_keys_of_its_own(tmp_path: Path) -> None:
+    reference = build_native("llama-tied-bias", tmp_path)
+    as_internlm3(tmp_path)
+    check(reference, tmp_path)
