@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import selectors
 import tempfile
 import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -23,6 +25,7 @@ from deploykit.supervise.process import Child, python_module
 
 LOAD_TIMEOUT = 900.0  # seconds
 CONNECT_TIMEOUT = 10.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Run:
     seconds: float  # to the last token
     ttft: float  # to the first token of the first request
     tokens: list[list[int]]
+    decode_s: float = 0.0  # from the first request's first output to its last
+    decoded: int = 0  # tokens of the first request that came in that time
 
 
 class EngineRun:
@@ -46,6 +51,7 @@ class EngineRun:
         plan_file.write_bytes(msgspec.json.encode(plan))
         arguments = ["--plan", str(plan_file), "--socket", str(self.socket)]
         module = python_module("deploykit.engine")
+        self.started = time.perf_counter()
         self._child = Child("engine", lambda fd: [*module, *arguments, "--status-fd", str(fd)])
         self.vocab_size = 0
 
@@ -68,9 +74,24 @@ class EngineRun:
 
     def run(self, workload: Workload, prompts: list[list[int]]) -> Run:
         """Submit all prompts at once, greedy, exactly `output_len` tokens each."""
+        return self.run_each(prompts, [workload.output_len] * len(prompts))
+
+    def run_each(self, prompts: Sequence[list[int]], output_lens: Sequence[int]) -> Run:
+        """Submit all prompts at once and in this order, greedy, exactly so many tokens each."""
+        submits = [
+            self._submit(ids, SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True))
+            for ids, length in zip(prompts, output_lens, strict=True)
+        ]
+        return self._ask(self._run(submits))
+
+    def score(self, ids: list[int]) -> list[float]:
+        """The log probability of every token but the first, given all before it."""
+        return self._ask(self._score(ids))
+
+    def _ask(self, work: Coroutine[Any, Any, T]) -> T:
         self._hear(0.0)  # an engine that nobody hears fills its pipes
         try:
-            return asyncio.run(self._run(workload, prompts))
+            return asyncio.run(work)
         except (EngineBusy, EngineUnavailable, RequestFailed, TimeoutError) as error:
             self._hear(0.0)
             if self._child.exited():
@@ -79,34 +100,51 @@ class EngineRun:
                 "the engine failed a request", why=str(error) or type(error).__name__
             ) from None
 
-    async def _run(self, workload: Workload, prompts: list[list[int]]) -> Run:
+    def _submit(self, ids: list[int], sampling: SamplingParams) -> Submit:
+        return Submit(id=f"bench-{next(self._ids)}", token_ids=pack(ids), sampling=sampling)
+
+    async def _run(self, submits: Sequence[Submit]) -> Run:
+        async with self._client() as client:
+            start = time.perf_counter()
+            outputs: list[list[tuple[float, list[int]]]] = [[] for _ in submits]
+            await asyncio.gather(
+                *(self._one(client, submit, into) for submit, into in zip(submits, outputs, strict=True))
+            )
+            seconds = time.perf_counter() - start
+        tokens = [[token for _, new in row for token in new] for row in outputs]
+        asked = [submit.sampling.max_tokens for submit in submits]
+        wrong = [(len(row), n) for row, n in zip(tokens, asked, strict=True) if len(row) != n]
+        if wrong:
+            many = f", and so with {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DeploykitError(f"the engine made {wrong[0][0]} tokens instead of {wrong[0][1]}{many}")
+        (first, at_once), (last, _) = outputs[0][0], outputs[0][-1]
+        return Run(seconds, first - start, tokens, last - first, len(tokens[0]) - len(at_once))
+
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[EngineClient]:
         client = EngineClient(str(self.socket))
         await client.start()
         try:
             await client.wait_ready(CONNECT_TIMEOUT)
-            start = time.perf_counter()
-            firsts = [0.0] * len(prompts)
-            jobs = [self._one(client, workload, ids, i, firsts) for i, ids in enumerate(prompts)]
-            tokens = await asyncio.gather(*jobs)
-            seconds = time.perf_counter() - start
+            yield client
         finally:
             await client.close()
-        short = [len(row) for row in tokens if len(row) != workload.output_len]
-        if short:
-            raise DeploykitError(f"the engine made {short} tokens instead of {workload.output_len}")
-        return Run(seconds, firsts[0] - start, tokens)
 
-    async def _one(
-        self, client: EngineClient, workload: Workload, ids: list[int], index: int, firsts: list[float]
-    ) -> list[int]:
-        sampling = SamplingParams(temperature=0.0, max_tokens=workload.output_len, ignore_eos=True)
-        submit = Submit(id=f"bench-{next(self._ids)}", token_ids=pack(ids), sampling=sampling)
-        tokens: list[int] = []
+    async def _one(self, client: EngineClient, submit: Submit, into: list[tuple[float, list[int]]]) -> None:
         async for output in client.generate(submit):
-            if output.tokens and not tokens:
-                firsts[index] = time.perf_counter()
-            tokens += unpack(output.tokens).tolist()
-        return tokens
+            if output.tokens:
+                into.append((time.perf_counter(), unpack(output.tokens).tolist()))
+
+    async def _score(self, ids: list[int]) -> list[float]:
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, prompt_logprobs=0)
+        submit = self._submit(ids, sampling)
+        found: list[float] = []
+        async with self._client() as client:
+            async for output in client.generate(submit):
+                found += [entry.logprob for entry in output.prompt_logprobs]
+        if len(found) != len(ids) - 1:
+            raise DeploykitError(f"the engine gave {len(found)} log probabilities for {len(ids)} tokens")
+        return found
 
     def _hear(self, timeout: float) -> list[dict[str, Any]]:
         """Status lines that came within `timeout` seconds; the output goes to the child's tail."""

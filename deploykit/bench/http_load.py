@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploykit.bench import workload as workloads
 from deploykit.bench.http_client import HttpFailed, Timing, complete
@@ -26,12 +26,18 @@ def measure(
     workloads.check(shape)
     warm = workloads.prompts(shape, VOCAB, run=0)[:1]
     report("warming up")
-    _, _, errors = asyncio.run(_send(base, api_key, model, shape, warm))
+    _, _, errors = asyncio.run(send(base, api_key, model, [(warm[0], shape.output_len)], 1))
     if errors:
         raise DeploykitError("the server refused the first request", where=base, why=next(iter(errors)))
     report(f"{shape.requests} requests, {shape.concurrency} at once")
-    prompts = workloads.prompts(shape, VOCAB, run=1)
-    timings, seconds, errors = asyncio.run(_send(base, api_key, model, shape, prompts))
+    return once(base, api_key, model, shape, run=1)
+
+
+def once(base: str, api_key: str | None, model: str, shape: Workload, *, run: int) -> HttpLoad:
+    """One such load with the prompts of `run`. Raises DeploykitError when no request succeeds."""
+    prompts = workloads.prompts(shape, VOCAB, run=run)
+    requests = [(ids, shape.output_len) for ids in prompts]
+    timings, seconds, errors = asyncio.run(send(base, api_key, model, requests, shape.concurrency))
     if not timings:
         raise DeploykitError("every request failed", where=base, why=next(iter(errors)))
     return summarize_load(base, model, shape, timings, seconds, errors)
@@ -42,14 +48,7 @@ def summarize_load(
 ) -> HttpLoad:
     """The figures of a run that took `seconds` in all."""
     output = sum(t.output_tokens for t in timings)
-    ttft = [t.pieces[0] - t.started for t in timings if t.pieces]
-    latency = [t.ended - t.started for t in timings]
-    itl = [b - a for t in timings for a, b in zip(t.pieces, t.pieces[1:], strict=False)]
-    tpot = [
-        (t.pieces[-1] - t.pieces[0]) / (t.output_tokens - 1)
-        for t in timings
-        if t.pieces and t.output_tokens > 1
-    ]
+    found = latencies(timings)
     return HttpLoad(
         workload=shape,
         url=base,
@@ -61,27 +60,54 @@ def summarize_load(
         output_tokens=output,
         requests_per_s=len(timings) / seconds,
         output_tokens_per_s=output / seconds,
-        ttft_s=summarize(ttft),
-        itl_s=summarize(itl),
-        tpot_s=summarize(tpot),
-        latency_s=summarize(latency),
-        raw_ttft_s=tuple(ttft),
-        raw_latency_s=tuple(latency),
+        ttft_s=summarize(found.ttft),
+        itl_s=summarize(found.itl),
+        tpot_s=summarize(found.tpot),
+        latency_s=summarize(found.latency),
+        raw_ttft_s=tuple(found.ttft),
+        raw_latency_s=tuple(found.latency),
     )
 
 
-async def _send(
-    base: str, api_key: str | None, model: str, shape: Workload, prompts: list[list[int]]
+class Latencies(NamedTuple):
+    """In seconds."""
+
+    ttft: list[float]  # from sending a request to its first text
+    itl: list[float]  # between pieces of text of one request
+    tpot: list[float]  # a request's time after its first text, per token
+    latency: list[float]
+
+
+def latencies(timings: Sequence[Timing]) -> Latencies:
+    """Of whole answers, in their order; one without text has a latency alone."""
+    return Latencies(
+        ttft=[t.pieces[0] - t.started for t in timings if t.pieces],
+        itl=[b - a for t in timings for a, b in zip(t.pieces, t.pieces[1:], strict=False)],
+        tpot=[
+            (t.pieces[-1] - t.pieces[0]) / (t.output_tokens - 1)
+            for t in timings
+            if t.pieces and t.output_tokens > 1
+        ],
+        latency=[t.ended - t.started for t in timings],
+    )
+
+
+async def send(
+    base: str,
+    api_key: str | None,
+    model: str,
+    requests: Sequence[tuple[list[int], int]],
+    concurrency: int,
 ) -> tuple[list[Timing], float, dict[str, int]]:
-    """(timings of the whole answers, seconds in all, errors by message)."""
-    room = asyncio.Semaphore(shape.concurrency)
+    """(timings of the whole answers, seconds in all, errors by message) of (token ids, output tokens) requests."""
+    room = asyncio.Semaphore(concurrency)
     errors: Counter[str] = Counter()
 
-    async def one(prompt: list[int]) -> Timing | None:
+    async def one(prompt: list[int], output_len: int) -> Timing | None:
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
-            "max_tokens": shape.output_len,
+            "max_tokens": output_len,
             "temperature": 0,
             "ignore_eos": True,
         }
@@ -93,6 +119,6 @@ async def _send(
                 return None
 
     start = time.perf_counter()
-    timings = await asyncio.gather(*(one(prompt) for prompt in prompts))
+    timings = await asyncio.gather(*(one(*request) for request in requests))
     seconds = time.perf_counter() - start
     return [t for t in timings if t is not None], seconds, dict(errors)

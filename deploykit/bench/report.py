@@ -15,6 +15,8 @@ import msgspec
 import deploykit
 from deploykit import hardware
 from deploykit.bench.measure import Summary
+from deploykit.bench.suite_report import DatasetLoad, Suite
+from deploykit.bench.versus_report import Perplexity, Versus
 from deploykit.bench.workload import Workload
 from deploykit.fsutil import write_atomic
 
@@ -108,7 +110,7 @@ class Startup(msgspec.Struct, frozen=True, kw_only=True, tag="startup"):
     help_median_s: float
 
 
-Result = Comparison | HostOverhead | HttpLoad | Startup
+Result = Comparison | HostOverhead | HttpLoad | Startup | Versus | Perplexity | Suite | DatasetLoad
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +131,12 @@ def make_report(results: tuple[Result, ...], machine: MachineFacts) -> Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    write_atomic(path, encode(report))
+
+
+def encode(report: Report) -> bytes:
+    """The document as it is written."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
 
 
 def read_report(path: Path) -> Report:

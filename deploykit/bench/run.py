@@ -10,23 +10,40 @@ from typing import TYPE_CHECKING
 
 from deploykit.bench import report as reports
 from deploykit.bench import tables, workload
+from deploykit.bench.compare_run import installed, run_perplexity, run_versus
+from deploykit.bench.figures import chosen_jobs
+from deploykit.bench.peers import KINDS, hello
+from deploykit.bench.perplexity import read_text
 from deploykit.bench.report import Result
+from deploykit.bench.suite import SuiteOptions, run_suite
+from deploykit.bench.suite import check as check_suite
 from deploykit.bench.workload import Workload
 from deploykit.deployment.stage import Report, ignore
 from deploykit.errors import ConfigError, DeploykitError
 
 if TYPE_CHECKING:
-    from deploykit.plan.types import Plan
+    from deploykit.deployment.prepare import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to measure. With neither of the three flags it is load over HTTP."""
+    """What to measure. With none of the flags it is load over HTTP."""
 
     target: str | None
     against_generate: bool = False
     host_overhead: bool = False
     startup: bool = False
+    vs: Sequence[str] = ()  # peers
+    peer_python: Sequence[str] = ()  # NAME=PATH
+    only: Sequence[str] = ()  # groups of figures
+    quick: bool = False
+    suite: SuiteOptions | None = None
+    dataset: Path | None = None
+    num_prompts: int | None = None
+    tokenizer: Path | None = None
+    perplexity: str | None = None  # a text file, or `builtin`
+    reference: str | None = None
+    kv: Sequence[str] = ()
     prompt_len: int | None = None
     output_len: int | None = None
     concurrency: int | None = None
@@ -37,6 +54,13 @@ class Request:
     report: Report = ignore  # stages of a start
     output: Path | None = None
     plot: Path | None = None
+    out: Path | None = None  # a folder
+    as_json: bool = False
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the weights have to be on the disk before anything is measured."""
+        return bool(self.against_generate or self.startup or self.vs or self.perplexity)
 
     @property
     def shaped(self) -> bool:
@@ -47,15 +71,26 @@ class Request:
 def run_bench(request: Request) -> int:
     """Measure, print, write. What can be refused is refused before anything is measured."""
     _check(request)
+    commands = installed(request.vs, request.peer_python)
+    for name, argv in commands.items():
+        hello(KINDS[name], argv)  # a missing package is told before weights are fetched
+    text = read_text(request.perplexity) if request.perplexity else None
     machine = reports.machine_facts()  # with the load before ours
     results: list[Result] = []
-    over_http = not (request.against_generate or request.host_overhead or request.startup)
-    if over_http:
+    if request.suite is not None:
+        for suite in run_suite(request.suite, say, request.report):
+            results.append(suite)
+            if len(request.kv) > 1:  # each takes minutes, and what is measured stays if the next one fails
+                _write(request, reports.make_report(tuple(results), machine))
+    if request.dataset is not None:
+        results.append(_dataset(request, request.dataset))
+    if not (request.prepares or request.host_overhead or request.suite or request.dataset):
         results.append(_http(request))
     if request.host_overhead:
         results += _host_overhead()
-    if request.against_generate or request.startup:
-        target, plan = _prepare(request)
+    if request.prepares:
+        target, prepared = _prepare(request)
+        plan = prepared.plan
         if request.against_generate:
             from deploykit.bench.against_generate import compare
 
@@ -64,8 +99,38 @@ def run_bench(request: Request) -> int:
             from deploykit.bench import startup
 
             results.append(startup.measure(target, request.sets, plan, request.runs, say))
+        if commands:
+            results.append(
+                run_versus(
+                    prepared,
+                    target,
+                    request.sets,
+                    commands,
+                    only=request.only,
+                    rounds=request.runs,
+                    quick=request.quick,
+                    stages=request.report,
+                    say=say,
+                )
+            )
+        if text is not None:
+            results.append(
+                run_perplexity(
+                    prepared,
+                    target,
+                    request.sets,
+                    text,
+                    reference=request.reference,
+                    kv=request.kv,
+                    stages=request.report,
+                    say=say,
+                )
+            )
     report = reports.make_report(tuple(results), machine)
-    tables.show(report)
+    if request.as_json:
+        sys.stdout.write(reports.encode(report).decode())
+    else:
+        tables.show(report)
     _write(request, report)
     return 0
 
@@ -83,17 +148,57 @@ def _check(request: Request) -> None:
         if not request.plot.parent.is_dir():
             raise ConfigError(f"there is no folder {request.plot.parent} to write {request.plot.name} into")
         plot.check(request.plot)
+    if request.suite is not None:
+        check_suite(request.suite)
+    else:
+        chosen_jobs(request.only)
+    _check_alone(request)
+    if not request.vs:
+        for option, given in (("--only", request.only and not request.suite), ("--quick", request.quick)):
+            if given:
+                raise ConfigError(f"{option} goes with --vs")
+        if request.peer_python:
+            raise ConfigError("--peer-python goes with --vs")
+    if request.perplexity is None and (request.reference or (request.kv and not request.suite)):
+        raise ConfigError("--reference and --kv go with --perplexity")
+    if request.out is not None and request.out.exists() and not request.out.is_dir():
+        raise ConfigError(f"--out {request.out}: not a folder")
     if request.target is not None and "://" in request.target:
-        if request.against_generate or request.startup:
+        if request.prepares or request.suite:
             raise ConfigError("a URL can only be measured over HTTP", fix="name a recipe or a model instead")
         if request.sets:
             raise ConfigError("--set changes a recipe, and a URL has none")
+
+
+def _check_alone(request: Request) -> None:
+    """The suite and the dataset are each measured by themselves, with options of their own."""
+    others = request.prepares or request.host_overhead
+    for option, given in (("--suite", request.suite), ("--dataset", request.dataset)):
+        if given is not None and (others or (request.suite and request.dataset)):
+            raise ConfigError(
+                f"{option} is measured by itself", fix="drop the others, or run them one after the other"
+            )
+    if request.suite is not None and request.shaped:
+        raise ConfigError(
+            "the suite's workloads are fixed", fix="drop --prompt-len and its like; --only picks some"
+        )
+    if request.dataset is None:
+        if request.num_prompts is not None or request.tokenizer is not None:
+            raise ConfigError("--num-prompts and --tokenizer go with --dataset")
+    elif request.prompt_len or request.output_len or request.requests:
+        raise ConfigError(
+            "the dataset has the lengths", fix="--num-prompts says how many, -c how many at once"
+        )
 
 
 def _write(request: Request, report: reports.Report) -> None:
     if request.output is not None:
         reports.write_report(report, request.output)
         say(f"wrote {request.output}")
+    if request.out is not None:
+        reports.write_report(report, request.out / "bench.json")
+        tables.write(report, request.out / "bench.txt")
+        say(f"wrote {request.out}/bench.json and bench.txt")
     if request.plot is not None:
         from deploykit.bench.plot import write_plot
 
@@ -122,6 +227,22 @@ def _http(request: Request) -> Result:
         return http_load.measure(client.base, client.api_key, request.model or models[0], shape, say)
 
 
+def _dataset(request: Request, path: Path) -> Result:
+    from deploykit.bench.dataset_load import run_dataset
+
+    return run_dataset(
+        path,
+        request.target,
+        num_prompts=request.num_prompts,
+        concurrency=request.concurrency,
+        tokenizer=request.tokenizer,
+        model=request.model,
+        sets=request.sets,
+        stages=request.report,
+        say=say,
+    )
+
+
 def _host_overhead() -> list[Result]:
     from deploykit.bench import host_overhead
     from deploykit.engine.fake import FakeRunner
@@ -130,14 +251,14 @@ def _host_overhead() -> list[Result]:
     return [host_overhead.measure(FakeRunner(overlap_depth=depth)) for depth in (0, 1)]
 
 
-def _prepare(request: Request) -> tuple[str, Plan]:
-    """(what `up` is to be given, the plan), with the weights in the cache."""
+def _prepare(request: Request) -> tuple[str, Prepared]:
+    """(what `up` is to be given, the plan and more), with the weights in the cache."""
     from deploykit.chat.target import recipe_target
     from deploykit.deployment.prepare import prepare
 
     target = recipe_target(request.target)
     say(f"preparing {target}")
-    return target, prepare(target, sets=request.sets, report=request.report).plan
+    return target, prepare(target, sets=request.sets, report=request.report)
 
 
 def _shapes(request: Request) -> list[Workload]:

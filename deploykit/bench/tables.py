@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from deploykit.bench.measure import Summary
 from deploykit.bench.report import Comparison, HostOverhead, HttpLoad, MachineFacts, Report, Result, Startup
+from deploykit.bench.suite_report import DatasetLoad, Suite
+from deploykit.bench.suite_tables import dataset_rows, suite_rows
+from deploykit.bench.versus_report import Perplexity, Versus
+from deploykit.bench.versus_tables import perplexity_rows, versus_rows
+from deploykit.fsutil import write_atomic
 
 Row = tuple[str, ...]
 MIB = 1 << 20
@@ -15,12 +21,25 @@ MIB = 1 << 20
 def show(report: Report) -> None:
     """Print every result of `report` to stdout."""
     print(machine_line(report.machine))
+    for title, head, rows in _tables(report):
+        _print(title, head, rows)
+
+
+def write(report: Report, path: Path) -> None:
+    """The same as plain text into a file."""
+    lines = [machine_line(report.machine)]
+    for title, head, rows in _tables(report):
+        lines += ["", title, *align([head, *rows])]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _tables(report: Report) -> Iterator[tuple[str, Row, list[Row]]]:
     comparisons = [r for r in report.results if isinstance(r, Comparison)]
     if comparisons:
-        _print("output tokens per second", COMPARISON_HEAD, [row for c in comparisons for row in compared(c)])
+        yield "output tokens per second", COMPARISON_HEAD, [row for c in comparisons for row in compared(c)]
     for result in report.results:
         if not isinstance(result, Comparison):
-            _print(*rows_of(result))
+            yield rows_of(result)
 
 
 def machine_line(machine: MachineFacts) -> str:
@@ -89,6 +108,14 @@ def rows_of(result: Result) -> tuple[str, Row, list[Row]]:
                 ("--help, median", f"{result.help_median_s:.3f} s"),
             ],
         )
+    if isinstance(result, Versus):
+        return versus_rows(result)
+    if isinstance(result, Perplexity):
+        return perplexity_rows(result)
+    if isinstance(result, Suite):
+        return suite_rows(result)
+    if isinstance(result, DatasetLoad):
+        return dataset_rows(result)
     raise TypeError(type(result).__name__)
 
 

@@ -94,6 +94,15 @@ def test_the_command(completions, tmp_path):
         (("http://127.0.0.1:1", "--set", "engine.threads=1"), "a URL has none"),
         (("nothing-like-it",), "nothing called"),
         (("--runs", "3"), "--against"),
+        (("http://127.0.0.1:1", "--vs", "llamacpp"), "can only be measured over HTTP"),
+        (("--vs", "magic"), "no peer 'magic'"),
+        (("--vs", "llamacpp", "--peer-python", "llamacpp=/no/python"), "no Python /no/python"),
+        (("--vs", "llamacpp", "--only", "speed"), "no figure 'speed'"),
+        (("--only", "decode"), "--only goes with --vs"),
+        (("--quick",), "--quick goes with --vs"),
+        (("--peer-python", "llamacpp=python3"), "--peer-python goes with --vs"),
+        (("--kv", "int8"), "go with --perplexity"),
+        (("--perplexity", "no-such-file.txt"), "can't be read"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(args, says):
