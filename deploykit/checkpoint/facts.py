@@ -51,6 +51,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...] = ()
     chat_template: str | None = None
 
+    def with_rope_factor(self, factor: float | None) -> Facts:
+        """The same checkpoint with dynamic NTK scaling of its rotary embedding by `factor`, over its own."""
+        if factor is None or factor == 1:
+            return self
+        # Old configs keep the base beside `rope_scaling`, new ones all of it in `rope_parameters`.
+        key = "rope_parameters" if isinstance(self.config.get("rope_parameters"), dict) else "rope_scaling"
+        own = self.config.get(key)
+        base = {k: v for k, v in own.items() if k in ("rope_theta", "partial_rotary_factor")} if own else {}
+        scaling = {**base, "rope_type": "dynamic", "factor": float(factor)}
+        return msgspec.structs.replace(self, config={**self.config, key: scaling})
+
     @property
     def num_parameters(self) -> int:
         return sum(t.num_elements for t in self.tensors)

@@ -104,6 +104,8 @@ def choose_engine(
     for name, problem in problems.items():
         if problem is None and backend not in ("auto", name):
             problem = f"the recipe asks for {backend}"
+        if problem is None and name == "pytorch" and engine.rope_scaling_factor is not None:
+            problem = "it applies the checkpoint's own rotary scaling alone (engine.rope_scaling_factor)"
         if problem is None and (problem := _kv_problem(name, policy)):
             only_kv = True
         if problem is None and chosen is None:

@@ -37,6 +37,7 @@ def make_plan(
     """
     engine = recipe.engine
     refuse_unsupported(engine)
+    facts = facts.with_rope_factor(engine.rope_scaling_factor)
     native = NativeProblems(native_problem, native_cuda_problem)
     choice = choose(recipe, facts, machine, runner=runner, native=native)
     device, candidates = choice.device, choice.candidates
@@ -81,6 +82,7 @@ def make_plan(
         num_blocks=sizes.num_blocks,
         prefix_caching=engine.cache.prefix_caching,
         threads=threads,
+        rope_scaling_factor=engine.rope_scaling_factor,
         memory=sizes.memory,
         memory_limit=place.limit,
         candidates=candidates,

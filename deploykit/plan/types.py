@@ -52,6 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     prefix_caching: bool = True
     threads: int = 1  # compute threads on a CPU
+    rope_scaling_factor: float | None = None  # dynamic NTK over the checkpoint's own; None = as it is
     memory: tuple[MemoryItem, ...] = ()
     memory_limit: int = 0  # bytes that may be used on the device
     candidates: tuple[Candidate, ...] = ()

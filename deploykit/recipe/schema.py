@@ -217,6 +217,10 @@ class EngineSection(Section):
     max_batch_size: AutoInt = Field(default="auto", description="Requests that run at once.")
     max_prefill_tokens: AutoInt = Field(default="auto", description="Token budget of one step.")
     threads: AutoInt = Field(default="auto", description="Compute threads on a CPU.")
+    rope_scaling_factor: Annotated[float, Field(ge=1, le=1024, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Longer sessions than trained: dynamic NTK scaling by this factor, over the checkpoint's own.",
+    )
     cache: CacheSection = Field(default_factory=CacheSection, description="KV memory.")
 
 

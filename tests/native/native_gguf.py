@@ -18,7 +18,7 @@ import gguf_writer
 from deploykit.checkpoint import read_facts
 from deploykit.checkpoint.weights import iter_weights
 
-HIDDEN, INNER, HEADS, KV_HEADS, LAYERS = 128, 96, 4, 2, 2
+HEADS, KV_HEADS, LAYERS = 4, 2, 2
 VOCAB = len(checkpoint_files.VOCAB)
 
 
@@ -32,53 +32,73 @@ def _tensor(
         return name, kind, shape, values.astype("<f4" if kind == "F32" else "<f2").tobytes()
     if kind == "BF16":
         return name, kind, shape, (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    halves, quants = {"Q8_0": (1, 32), "Q4_0": (1, 16), "Q4_1": (2, 16)}[kind]
-    size = {"Q8_0": 0.003, "Q4_0": 0.04, "Q4_1": 0.04}[kind]
+    scale, offset, quants = _BLOCKS[kind]
     out = b""
-    for _ in range(count // 32):
-        scale = size * (1 + rng.random())
-        out += np.array([scale, -7.5 * scale][:halves], "<f2").tobytes()
-        out += rng.integers(0, 256, quants, np.uint8).tobytes()
+    for _ in range(count // gguf_writer.BY_NAME[kind].block):
+        size = scale * (1 + rng.random())
+        numbers = np.array([size] if offset is None else [size, offset * size], "<f2").tobytes()
+        body = rng.integers(0, 256, quants, np.uint8).tobytes()
+        out += body + numbers if kind == "Q6_K" else numbers + body
     return name, kind, shape, out
+
+
+# kind -> scale of a block, its second number as a multiple of that (None = it has one number), bytes behind them
+_BLOCKS = {
+    "Q8_0": (0.003, None, 32),
+    "Q4_0": (0.04, None, 16),
+    "Q4_1": (0.04, -7.5, 16),
+    "Q5_0": (0.02, None, 20),
+    "Q5_1": (0.02, -15.5, 20),
+    "Q4_K": (0.0005, 7.5, 140),
+    "Q5_K": (0.00025, 15.5, 172),
+    "Q6_K": (0.0001, None, 208),
+}
+
+
+def sizes(kind: str) -> tuple[int, int]:
+    """(hidden, intermediate): rows of K-quants are whole blocks of 256."""
+    return (256, 256) if kind.endswith("_K") else (128, 96)
 
 
 def tensors(kind: str, tied: bool, seed: int = 0) -> list[gguf_writer.GgufTensorSpec]:
     rng = np.random.default_rng(seed)
-    kv = HIDDEN // HEADS * KV_HEADS
-    specs = [("token_embd.weight", "Q8_0", (VOCAB, HIDDEN)), ("output_norm.weight", "F32", (HIDDEN,))]
+    hidden, inner = sizes(kind)
+    kv = hidden // HEADS * KV_HEADS
+    specs = [("token_embd.weight", "Q8_0", (VOCAB, hidden)), ("output_norm.weight", "F32", (hidden,))]
     if not tied:
-        specs.append(("output.weight", kind, (VOCAB, HIDDEN)))
+        specs.append(("output.weight", kind, (VOCAB, hidden)))
     for i in range(LAYERS):
         for name, shape in (
-            ("attn_q", (HIDDEN, HIDDEN)),
-            ("attn_k", (kv, HIDDEN)),
-            ("attn_v", (kv, HIDDEN)),
-            ("attn_output", (HIDDEN, HIDDEN)),
-            ("ffn_gate", (INNER, HIDDEN)),
-            ("ffn_up", (INNER, HIDDEN)),
-            ("ffn_down", (HIDDEN, INNER)),
+            ("attn_q", (hidden, hidden)),
+            ("attn_k", (kv, hidden)),
+            ("attn_v", (kv, hidden)),
+            ("attn_output", (hidden, hidden)),
+            ("ffn_gate", (inner, hidden)),
+            ("ffn_up", (inner, hidden)),
+            ("ffn_down", (hidden, inner)),
         ):
             specs.append((f"blk.{i}.{name}.weight", kind, shape))
-        specs += [(f"blk.{i}.{name}.weight", "F32", (HIDDEN,)) for name in ("attn_norm", "ffn_norm")]
+        specs += [(f"blk.{i}.{name}.weight", "F32", (hidden,)) for name in ("attn_norm", "ffn_norm")]
     return [_tensor(rng, *spec) for spec in specs]
 
 
-def metadata() -> dict[str, Any]:
+def metadata(kind: str = "Q4_1") -> dict[str, Any]:
+    hidden, inner = sizes(kind)
     return checkpoint_files.metadata(
         **{
-            "llama.embedding_length": HIDDEN,
-            "llama.feed_forward_length": INNER,
+            "llama.embedding_length": hidden,
+            "llama.feed_forward_length": inner,
             "llama.block_count": LAYERS,
             "llama.attention.head_count": HEADS,
             "llama.attention.head_count_kv": KV_HEADS,
             "llama.context_length": 256,
-            "llama.rope.dimension_count": HIDDEN // HEADS,
+            "llama.rope.dimension_count": hidden // HEADS,
         }
     )
 
 
 def write(path: Path, kind: str, tied: bool = True, seed: int = 0) -> Path:
-    return gguf_writer.write_gguf(path, metadata(), tensors(kind, tied, seed))
+    return gguf_writer.write_gguf(path, metadata(kind), tensors(kind, tied, seed))
 
 
 def reference(path: Path, cache: Path) -> PreTrainedModel:

@@ -185,7 +185,7 @@ def test_a_hidden_state_can_be_had(gguf: Path) -> None:
     driver.admit(sequence)
     result = driver.step([(sequence, 3)], want=Want.POOL)
     pooled = np.frombuffer(next(iter(result.pooled.values())), np.float32)
-    assert pooled.shape == (native_gguf.HIDDEN,)
+    assert pooled.shape == (native_gguf.sizes("Q4_1")[0],)
     assert np.isfinite(pooled).all()
     runner.close()
 
@@ -196,7 +196,7 @@ def test_a_hidden_state_can_be_had(gguf: Path) -> None:
 def test_what_native_does_not_run_is_refused_by_name(tmp_path: Path) -> None:
     build_native("llama", tmp_path)
     plan = native_plan(tmp_path)
-    with pytest.raises(DeploykitError, match="does not run on cuda"):
+    with pytest.raises(DeploykitError, match=r"not built|no CUDA device"):
         NativeRunner().load(msgspec.structs.replace(plan, device="cuda"), quiet)
     with pytest.raises(ConfigError, match="no KV memory of type fp8"):
         NativeRunner().load(msgspec.structs.replace(plan, kv_dtype="fp8"), quiet)

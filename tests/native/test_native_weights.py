@@ -64,7 +64,9 @@ def test_packed_checkpoints_mean_what_was_packed(
     check(quantize_checkpoint(tmp_path, model, method, **options), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize(
+    "kind", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_gguf_is_described_with_its_own_row_order(kind: str, tied: bool, tmp_path: Path) -> None:
     path = native_gguf.write(tmp_path / "m.gguf", kind, tied)
@@ -201,7 +203,7 @@ def test_block_scales_that_are_not_finite_are_named(kind: str, tmp_path: Path) -
     broken = bytearray(raw)
     broken[5 * size : 5 * size + 2] = b"\x00\x7e"
     specs[index] = (name, ggml, shape, bytes(broken))
-    path = native_gguf.gguf_writer.write_gguf(tmp_path / "m.gguf", native_gguf.metadata(), specs)
+    path = native_gguf.gguf_writer.write_gguf(tmp_path / "m.gguf", native_gguf.metadata(kind), specs)
     message = read_all(path)
     assert "model.layers.1.mlp.up_proj.weight" in message
     assert "block 5" in message

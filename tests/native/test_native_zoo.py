@@ -83,7 +83,10 @@ def test_packed_weights(
     check(reference, tmp_path, base)
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_gguf(kind: str, tied: bool, tmp_path: Path) -> None:
     path = native_gguf.write(tmp_path / "m.gguf", kind, tied)

@@ -70,3 +70,14 @@ def test_what_a_checkpoint_lacks_is_named_where_native_is_asked_for() -> None:
     with pytest.raises(PlanError, match="can't be used") as caught:
         make_plan(recipe(engine={"backend": "native"}), broken, machine(), name="m")
     assert "model.layers.29.mlp.down_proj.weight" in str(caught.value.why)
+
+
+def test_a_rope_factor_stretches_the_longest_session_and_is_for_native_alone() -> None:
+    wanted = {"rope_scaling_factor": 2.0, "session_len": 12000}
+    plan = make_plan(recipe(engine=wanted), SMOLLM2, machine(), name="m")
+    assert (plan.engine, plan.session_len, plan.rope_scaling_factor) == ("native", 12000, 2.0)
+    with pytest.raises(PlanError):
+        make_plan(recipe(engine={"session_len": 12000}), SMOLLM2, machine(), name="m")
+    with pytest.raises(PlanError) as caught:
+        make_plan(recipe(engine=wanted | {"backend": "pytorch"}), SMOLLM2, machine(), name="m")
+    assert "rope_scaling_factor" in str(caught.value.why)

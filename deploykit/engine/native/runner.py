@@ -63,7 +63,7 @@ class NativeRunner:
         progress("weights", 0.0)
         module = open_library(cuda_target(COMPUTE_CAPABILITY) if plan.device == "cuda" else CPU)
         self._error = module.NativeError
-        facts = read_facts(plan.model_path)
+        facts = read_facts(plan.model_path).with_rope_factor(plan.rope_scaling_factor)
         self._engine, found = load_engine(module, plan, facts, progress, isa=self._isa)
         return Capacity(
             max_rows=found["max_rows"],
