@@ -19,6 +19,8 @@ LAYERS, HIDDEN, HEADS, KV_HEADS = 2, 64, 4, 2
 
 # The pytorch runner is checked on the CPU; on a machine with a GPU, DEPLOYKIT_TEST_DEVICE=cuda checks it there.
 DEVICE = os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu")
+# The native runner computes with the CPU's best instruction set; DEPLOYKIT_TEST_ISA=avx2 forces another.
+ISA = os.environ.get("DEPLOYKIT_TEST_ISA", "")
 
 
 def small_plan(engine: str, model_path: Path, device: str = "cpu") -> Plan:
@@ -98,7 +100,7 @@ def make_native(dtype: str, kv_dtype: str) -> Callable[[Path], tuple[Runner, Pla
             block_bytes=block_bytes(read_facts(folder), kv_dtype, BLOCK_LEN),
             threads=2,
         )
-        return NativeRunner(), plan
+        return NativeRunner(isa=ISA), plan
 
     return make
 
