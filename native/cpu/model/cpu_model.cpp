@@ -53,8 +53,10 @@ CpuModel::CpuModel(const ModelDescription& model, const std::vector<WeightSpec>&
       kv_(reserve_kv(layout_, options.num_blocks)) {
   context_.program = &program_;
   context_.matmul = &matmul_kernels(isa_);
-  context_.ops = &ops_kernels(isa_);
-  context_.attention = &attention_kernels(isa_);
+  // On ARM the products have NEON kernels; attention and the elementwise operations take the scalar ones there.
+  const Isa rest = isa_ == Isa::neon ? Isa::scalar : isa_;
+  context_.ops = &ops_kernels(rest);
+  context_.attention = &attention_kernels(rest);
   context_.layout = &layout_;
   context_.kv = kv_.data();
   context_.pool = &pool_;
