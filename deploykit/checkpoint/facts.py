@@ -57,9 +57,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             return self
         # Old configs keep the base beside `rope_scaling`, new ones all of it in `rope_parameters`.
         key = "rope_parameters" if isinstance(self.config.get("rope_parameters"), dict) else "rope_scaling"
-        own = self.config.get(key)
-        base = {k: v for k, v in own.items() if k in ("rope_theta", "partial_rotary_factor")} if own else {}
-        scaling = {**base, "rope_type": "dynamic", "factor": float(factor)}
+        own = self.config.get(key) or {}
+        scaling = _dynamic(own, factor)
+        full = own.get("full_attention")
+        if isinstance(
+            full, dict
+        ):  # a section for each kind of layer: a window never reaches further than it did
+            scaling = {**own, "full_attention": _dynamic(full, factor)}
         return msgspec.structs.replace(self, config={**self.config, key: scaling})
 
     @property
@@ -69,3 +73,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stored_bytes(self) -> int:
         return sum(t.nbytes for t in self.tensors)
+
+
+def _dynamic(own: dict[str, Any], factor: float) -> dict[str, Any]:
+    kept = {k: v for k, v in own.items() if k in ("rope_theta", "partial_rotary_factor")}
+    return {**kept, "rope_type": "dynamic", "factor": float(factor)}

@@ -56,3 +56,11 @@ def test_a_recipes_rope_factor_is_dynamic_scaling_over_the_checkpoints_own(tmp_p
     assert np.allclose(found, wanted.numpy(), rtol=1e-6)
     assert not np.allclose(found, describe(facts).ropes[0].table(length)[0])
     assert describe(facts.with_rope_factor(None)) == describe(facts)
+
+
+def test_a_rope_factor_leaves_windowed_layers_and_both_bases_alone(tmp_path: Path) -> None:
+    build_native("gemma3", tmp_path)
+    facts = read_facts(tmp_path)
+    before, after = describe(facts).ropes, describe(facts.with_rope_factor(2.0)).ropes
+    assert [rope.theta for rope in after] == [rope.theta for rope in before]
+    assert sorted(rope.kind for rope in after) == ["default", "dynamic"]

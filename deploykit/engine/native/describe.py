@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deploykit.checkpoint.facts import Facts
 from deploykit.engine.native.config import Config
 from deploykit.engine.native.description import (
@@ -30,10 +28,9 @@ def family_of(facts: Facts) -> Family:
     return family
 
 
-def describe(facts: Facts, *, rope_override: dict[str, Any] | None = None) -> ModelDescription:
+def describe(facts: Facts) -> ModelDescription:
     """The model's description, from config and tensor names alone.
 
-    `rope_override` are rope parameters (transformers' names) that go over the checkpoint's own.
     Raises UnsupportedError for what the library can't express and CheckpointError for a wrong config.
     """
     family = family_of(facts)
@@ -45,7 +42,7 @@ def describe(facts: Facts, *, rope_override: dict[str, Any] | None = None) -> Mo
     if facts.num_heads % facts.num_kv_heads:
         raise config.bad("num_key_value_heads", f"a divisor of {facts.num_heads} heads")
     kinds = _layer_kinds(config, family)
-    ropes, rope_index = _ropes(config, family, kinds, rope_override)
+    ropes, rope_index = _ropes(config, family, kinds)
     layers = tuple(_layer(config, family, i, kinds[i], rope_index[kinds[i]]) for i in range(facts.num_layers))
     multiplier = facts.hidden_size**0.5 if family.embedding_scaled else 1.0
     return ModelDescription(
@@ -203,9 +200,7 @@ def _rotates(config: Config, family: Family, index: int) -> bool:
     return bool(layers[index])
 
 
-def _ropes(
-    config: Config, family: Family, kinds: list[str], override: dict[str, Any] | None
-) -> tuple[tuple[Rope, ...], dict[str, int]]:
+def _ropes(config: Config, family: Family, kinds: list[str]) -> tuple[tuple[Rope, ...], dict[str, int]]:
     """The ropes, and which one each layer kind takes."""
     # A GGUF of ggml's llama architecture keeps Q and K in the row order that rotates neighbouring pairs.
     interleaved = family.interleaved_rope or config.facts.format == "gguf"
@@ -220,7 +215,6 @@ def _ropes(
             partial=family.partial_rope,
             aliases=family.rope_aliases,
             kind=kind if family.rope_per_kind else None,
-            override=override,
         )
     ropes = tuple(dict.fromkeys(found.values()))
     return ropes, {kind: ropes.index(rope) for kind, rope in found.items()}

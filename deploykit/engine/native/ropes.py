@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deploykit.engine.native.config import Config
 from deploykit.engine.native.description import Rope
 from deploykit.engine.native.errors import UnsupportedError
@@ -21,18 +19,15 @@ def read_rope(
     partial: float | None = None,
     aliases: dict[str, str] | None = None,
     kind: str | None = None,
-    override: dict[str, Any] | None = None,
 ) -> Rope:
     """The rope of a config.
 
     `theta` is the family's default base; `partial` its default share of a head that rotates, None where the family
     rotates all of it; `aliases` are old names of scalings; `kind` picks the section of a layer kind where the config
-    has one for each (Gemma 3). `override` are rope parameters that go over the checkpoint's own.
+    has one for each (Gemma 3).
     Raises UnsupportedError for a scaling that isn't implemented and CheckpointError for a wrong value.
     """
     section, own_theta = _section(config, kind)
-    if override is not None:
-        section = Config(config.facts, {**section.values, **override}, "rope_parameters.")
     name = section.text("rope_type", section.text("type", "default"))
     name = (aliases or {}).get(name, name)
     if name != "default" and name not in _SCALED:

@@ -311,7 +311,6 @@ void CudaEngine::launch(const Step& step) {
     }
   }
   slot.done->record(stream_);
-  slot.busy = true;
   ++launched_;
 }
 
@@ -464,7 +463,6 @@ StepResult CudaEngine::collect(int64_t seq) {
   float milliseconds = 0;
   DK_CUDA(cudaEventElapsedTime(&milliseconds, slot.begun->get(), slot.done->get()));
   result.forward_s = milliseconds / 1e3;
-  slot.busy = false;
   ++collected_;
   return result;
 }

@@ -51,7 +51,6 @@ class CudaEngine : public Engine {
     PinnedBuffer<int32_t> inputs;  // rows, counts, flags, cu
     PinnedBuffer<SliceResult> results;
     std::unique_ptr<Event> begun, done;
-    bool busy = false;
     int64_t seq = 0;
     int32_t iterations = 0, computed = 0;  // slices on the device
     std::vector<Slice> slices;

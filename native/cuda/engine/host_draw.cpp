@@ -118,7 +118,6 @@ void CudaEngine::scrub(const MirrorRow& row) {
 void CudaEngine::forget() {
   stream_.synchronize();
   for (Slot& slot : slots_) {
-    slot.busy = false;
     slot.slices.clear();
     slot.host_rows.clear();
   }
