@@ -140,7 +140,8 @@ def _native_problem(facts: Facts, device: Device, native: NativeProblems, dtype:
     if device.gpu is not None and dtype == "float32":
         return "on a GPU it computes in bfloat16 or float16"
     if device.gpu is not None:
-        problem, library = supported_on_cuda(facts, device.gpu.compute_capability), native.cuda
+        capability = device.gpu.compute_capability
+        problem, library = supported_on_cuda(facts, capability, dtype), native.cuda
     else:
         problem, library = supported(facts), native.cpu
     return problem or (f"its library is not built and can't be: {library}" if library else None)

@@ -67,6 +67,7 @@ def make_plan(
         engine=choice.engine,
         device=device.kind,
         devices=(device.gpu.index,) if device.gpu else (),
+        compute_capability=device.gpu.compute_capability if device.gpu else None,
         model_path=facts.path,
         architecture=facts.architecture,
         dtype=choice.dtype,

@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # pytorch | native | fake
     device: str  # cpu | cuda
     devices: tuple[int, ...] = ()
+    compute_capability: tuple[int, int] | None = None  # of the GPU; None on a CPU
     tp: int = 1
     model_path: str  # a folder in Hugging Face's layout, or a .gguf file
     architecture: str

@@ -17,7 +17,7 @@ BLOCK_LEN = 8
 LAYERS, HIDDEN, HEADS, KV_HEADS = 2, 64, 4, 2
 
 
-# The pytorch runner is checked on the CPU; on a machine with a GPU, DEPLOYKIT_TEST_DEVICE=cuda checks it there.
+# On a machine with a GPU, DEPLOYKIT_TEST_DEVICE=cuda checks the pytorch runner there, and the native one there too.
 DEVICE = os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu")
 # The native runner computes with the CPU's best instruction set; DEPLOYKIT_TEST_ISA=avx2 forces another.
 ISA = os.environ.get("DEPLOYKIT_TEST_ISA", "")
@@ -105,6 +105,28 @@ def make_native(dtype: str, kv_dtype: str) -> Callable[[Path], tuple[Runner, Pla
     return make
 
 
+def make_native_cuda(kv_dtype: str) -> Callable[[Path], tuple[Runner, Plan]]:
+    """The native runner on a GPU: float16, whose rounding leaves these models' greedy tokens alone, heads of 64."""
+
+    def make(folder: Path) -> tuple[Runner, Plan]:
+        import msgspec
+        import torch
+
+        from deploykit.engine.native import NativeRunner
+
+        save_llama(folder, "float16", head_dim=64)
+        plan = msgspec.structs.replace(
+            small_plan("native", folder, "cuda"),
+            compute_capability=torch.cuda.get_device_capability(0),
+            dtype="float16",
+            kv_dtype=kv_dtype,
+            block_len=16,
+        )
+        return NativeRunner(), plan
+
+    return make
+
+
 # A new runner is a new line here; every test of this folder then holds for it.
 RUNNERS: dict[str, Callable[[Path], tuple[Runner, Plan]]] = {
     "fake": make_fake(0),
@@ -114,13 +136,15 @@ RUNNERS: dict[str, Callable[[Path], tuple[Runner, Plan]]] = {
     "native-bfloat16": make_native("bfloat16", "bfloat16"),
     "native-int8-kv": make_native("bfloat16", "int8"),
 }
+if DEVICE == "cuda":
+    RUNNERS |= {"native-cuda": make_native_cuda("float16"), "native-cuda-int8-kv": make_native_cuda("int8")}
 
 
 @pytest.fixture(scope="session", params=RUNNERS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     """One runner, loaded once: tests share it as requests would."""
     name: str = request.param
-    if name.startswith("native"):
+    if name.startswith("native") and not name.startswith("native-cuda"):
         request.getfixturevalue("native_library")
     runner, plan = RUNNERS[name](tmp_path_factory.mktemp(name))
     stages: list[str] = []

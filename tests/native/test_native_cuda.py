@@ -89,9 +89,13 @@ class Conversation:
         assert result.failures == ()
         return result  # type: ignore[no-any-return]
 
-    def ask(self, prompt: list[int], count: int, chunk: int) -> tuple[list[float], list[int]]:
+    def ask(
+        self, prompt: list[int], count: int, chunk: int, sampling: SamplingParams | None = None
+    ) -> tuple[list[float], list[int]]:
         self.epoch += 1
-        sampling = SamplingParams(temperature=0.0, max_tokens=count, prompt_logprobs=0)
+        self.drawn: list[Any] = []  # the drawn tokens' log probabilities
+        plain = sampling is None
+        sampling = sampling or SamplingParams(temperature=0.0, max_tokens=count, prompt_logprobs=0)
         admit = Admit(
             row=0,
             epoch=self.epoch,
@@ -109,24 +113,31 @@ class Conversation:
         for at in range(0, len(prompt), chunk):
             length = min(chunk, len(prompt) - at)
             last = at + length == len(prompt)
-            want = Want.PROMPT_LOGPROBS | (Want.SAMPLE if last else Want.NONE)
+            want = Want.SAMPLE if last else Want.NONE
+            if plain:
+                want |= Want.PROMPT_LOGPROBS
             more = start if at == 0 else {}
             result = self.step(**row, num_tokens=pack([length]), flags=pack([int(want)]), **more)
-            logprobs += [found.logprob for found in result.prompt_logprobs[0]]
+            logprobs += [found.logprob for found in result.prompt_logprobs.get(0, ())]
+            self.drawn += result.logprobs.get(0, ())
             tokens += unpack(result.tokens).tolist()
         while len(tokens) < count:
             result = self.step(**row, num_tokens=pack([1]), flags=pack([int(Want.SAMPLE)]))
+            self.drawn += result.logprobs.get(0, ())
             tokens += unpack(result.tokens).tolist()
         self.step(releases=(Release(0, self.epoch),))
         return logprobs, tokens
 
 
 def small_plan(folder: Path, dtype: str, kv_dtype: str) -> Plan:
+    import torch
+
     return Plan(
         name="t",
         engine="native",
         device="cuda",
         devices=(0,),
+        compute_capability=torch.cuda.get_device_capability(0),
         model_path=str(folder),
         architecture="",
         dtype=dtype,
@@ -188,3 +199,58 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(saved: Any, kv: str)
     drawn = logits[len(prompt) - 1 : -1]
     behind = drawn.max(-1).values - drawn[torch.arange(len(tokens)), torch.tensor(tokens)]
     assert behind.max().item() < 8 * allowed  # a near tie may fall the other way
+
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "plain": {"temperature": 1.0},
+    "truncated": {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "min_p": 0.02},
+    "greedy, penalties": {"temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.4},
+    "presence": {"temperature": 0.9, "presence_penalty": 1.5, "frequency_penalty": -0.3},
+    "biased": {"temperature": 0.8, "logit_bias": {3: 4.0, 17: -100.0, 511: 2.5}},
+    "bad words": {"temperature": 0.5, "bad_words": ((7,), (7, 8, 9), (300, 301))},
+    "long enough": {"temperature": 1.2, "min_tokens": 40, "stop_token_ids": tuple(range(100, 140))},
+    "all": {
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "logit_bias": {5: 1.0},
+        "bad_words": ((11,),),
+        "min_tokens": 40,
+        "stop_token_ids": (4,),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def conversation(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import torch
+
+    from deploykit.engine.native import NativeRunner
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("drawing")
+    llama().to(torch.bfloat16).save_pretrained(folder)
+    runner = NativeRunner()
+    runner.load(small_plan(folder, "bfloat16", "bfloat16"), lambda *_: None)
+    yield Conversation(runner)
+    runner.close()
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_the_device_draws_what_the_reference_sampler_draws(conversation: Any, name: str) -> None:
+    prompt = np.random.default_rng(2).integers(5, VOCAB, 50).tolist()
+    answers = []
+    for best in (None, 20, 21):  # more than 20 best tokens: the host draws, with the reference sampler
+        sampling = SamplingParams(max_tokens=32, logprobs=best, **PARAMETERS[name])
+        _, tokens = conversation.ask(prompt, 32, 64, sampling)
+        answers.append((tokens, conversation.drawn))
+    (plain, none), (on_device, device_found), (on_host, host_found) = answers
+    assert plain == on_device == on_host
+    assert none == []
+    assert [found.token for found in device_found] == on_host
+    for mine, theirs in zip(device_found, host_found, strict=True):
+        assert mine.rank == theirs.rank
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-9)
+        assert [t for t, _ in mine.top] == [t for t, _ in theirs.top][:20]
+        assert [x for _, x in mine.top] == pytest.approx([x for _, x in theirs.top][:20], abs=1e-9)

@@ -197,7 +197,7 @@ def test_what_native_does_not_run_is_refused_by_name(tmp_path: Path) -> None:
     build_native("llama", tmp_path)
     plan = native_plan(tmp_path)
     with pytest.raises(DeploykitError, match=r"not built|no CUDA device"):
-        NativeRunner().load(msgspec.structs.replace(plan, device="cuda"), quiet)
+        NativeRunner().load(msgspec.structs.replace(plan, device="cuda", compute_capability=(9, 0)), quiet)
     with pytest.raises(ConfigError, match="no KV memory of type fp8"):
         NativeRunner().load(msgspec.structs.replace(plan, kv_dtype="fp8"), quiet)
     config = tmp_path / "config.json"

@@ -15,35 +15,45 @@ from deploykit.engine.native.sizes import is_vector
 from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
-COMPUTE_CAPABILITY = (9, 0)  # what the kernels were built for and tested on
+GENERATIONS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))  # what the kernels are written for
+_BFLOAT16 = (8, 0)  # the first one that multiplies it
 DTYPES = ("bfloat16", "float16")
-_HEAD_DIMS = (64, 96, 128, 256)
+_HEAD_DIMS = (64, 80, 96, 128, 256)
 _FOUR_BIT = (WeightFormat.AWQ, WeightFormat.GPTQ)
 _RUNTIME = 700 * MIB  # the CUDA context, the library's modules, graphs
 _GEMM_WORKSPACE = 64 * MIB
 _UNPACKED_TOKENS = 65536  # of one layer's KV memory, where it is quantized
-_MAX_SPLITS = 32
+_DECODE_BLOCKS = 4 * 132  # of decode attention: rows are cut until there are so many
+_DRAW_SLOTS = 64  # rows at a time whose logits are changed before a draw
 
 
-def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int]) -> str | None:
-    """Why the engine can't run the checkpoint on this GPU; None where nothing in the headers speaks against it."""
-    if compute_capability != COMPUTE_CAPABILITY:
-        return "its GPU kernels are for compute capability {}.{} alone (H100, H200)".format(
-            *COMPUTE_CAPABILITY
-        )
+def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int], dtype: str = "auto") -> str | None:
+    """Why the engine can't run the checkpoint on this GPU; None where nothing in the headers speaks against it.
+
+    `dtype` is the recipe's: bfloat16 needs a generation that multiplies it.
+    """
+    if compute_capability not in GENERATIONS:
+        known = ", ".join(f"{major}.{minor}" for major, minor in GENERATIONS)
+        return f"its GPU kernels are for compute capability {known}"
+    if dtype == "bfloat16" and compute_capability < _BFLOAT16:
+        return "its kernels compute in float16 on a GPU below compute capability 8.0"
     try:
         model = describe(facts)
-        _check(model)
+        _check(model, compute_capability)
         _check_weights(manifest(facts, model).weights)
     except UnsupportedError as error:
         return str(error)
     return None
 
 
-def _check(model: ModelDescription) -> None:
+def _check(model: ModelDescription, compute_capability: tuple[int, int]) -> None:
     for index, layer in enumerate(model.layers):
         if layer.mlp.moe.experts:
             raise UnsupportedError(f"experts (layer {index}) are not routed on a GPU yet")
+        if compute_capability == (7, 5) and layer.attention.head_dim == 256:
+            raise UnsupportedError(
+                f"heads of 256 dimensions (layer {index}) take more shared memory than 7.5 has"
+            )
         if layer.attention.head_dim not in _HEAD_DIMS:
             sizes = ", ".join(map(str, _HEAD_DIMS))
             raise UnsupportedError(
@@ -83,11 +93,13 @@ def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
     qkv = max((a.heads + 2 * a.kv_heads) * a.head_dim for a in attention)
     inner = max(layer.mlp.intermediate for layer in model.layers)
     key = max(a.kv_heads * a.head_dim for a in attention)
-    heads = max(a.heads * (a.head_dim + 2) for a in attention)
+    groups = max(a.kv_heads * -(-a.heads // a.kv_heads // 8) for a in attention)  # of up to 8 heads
+    parts = max(8 * a.head_dim + 16 for a in attention)  # floats of a group's share of one part
 
     def table(tokens: int, rows: int, session_len: int, kv_bytes: int) -> tuple[MemoryItem, ...]:
         batch = max(tokens, rows)
-        activations = 2 * batch * (3 * model.hidden + 2 * qkv + 3 * inner) + 4 * rows * _MAX_SPLITS * heads
+        activations = 2 * batch * (3 * model.hidden + 2 * qkv + 3 * inner)
+        activations += 4 * parts * (rows * groups + max(rows * groups, _DECODE_BLOCKS))
         unpacked = 4 * key * max(session_len, _UNPACKED_TOKENS) if kv_dtype not in DTYPES else 0
         return (
             MemoryItem("weights", sum(map(_bytes, body)), f"stored as {facts.weight_dtype}, packed once"),
@@ -95,6 +107,9 @@ def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
             MemoryItem("kv", kv_bytes, "page pool, all layers"),
             MemoryItem("activations", activations + unpacked, f"one step of {tokens} tokens"),
             MemoryItem("logits", rows * (4 * facts.vocab_size + 2 * model.hidden), f"float32, {rows} rows"),
+            MemoryItem(
+                "drawing", 8 * min(rows, _DRAW_SLOTS) * facts.vocab_size, "penalties and biases of 64 rows"
+            ),
             MemoryItem("products", 2 * largest + _GEMM_WORKSPACE, "workspaces of matrix products"),
             MemoryItem("token pool", rows * session_len * 5, "token ids and block tables of every row"),
             MemoryItem("runtime", _RUNTIME, "CUDA context, kernels, graphs"),

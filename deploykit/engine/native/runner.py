@@ -11,7 +11,6 @@ import numpy.typing as npt
 from deploykit.build import CPU, cuda_target
 from deploykit.checkpoint import read_facts
 from deploykit.engine.heap import anonymous_bytes
-from deploykit.engine.native.cuda import COMPUTE_CAPABILITY
 from deploykit.engine.native.library import open_library
 from deploykit.engine.native.loading import load_engine
 from deploykit.engine.types import (
@@ -61,7 +60,7 @@ class NativeRunner:
     def load(self, plan: Plan, progress: Callable[[str, float], None]) -> Capacity:
         """Load the library and the weights, reserve KV memory. Raises DeploykitError for what can't be run."""
         progress("weights", 0.0)
-        module = open_library(cuda_target(COMPUTE_CAPABILITY) if plan.device == "cuda" else CPU)
+        module = open_library(cuda_target(plan.compute_capability) if plan.compute_capability else CPU)
         self._error = module.NativeError
         facts = read_facts(plan.model_path).with_rope_factor(plan.rope_scaling_factor)
         self._engine, found = load_engine(module, plan, facts, progress, isa=self._isa)

@@ -199,7 +199,7 @@ void check_sampling() {
   Buffer<int32_t> error(n), token(n);
   error.zero();
   const auto* r = reinterpret_cast<SampleRow*>(d_rows.data);
-  draw(logits, vocab, n, vocab, r, error, token, stream);
+  draw(logits, vocab, nullptr, n, vocab, r, error, token, stream);
   CU(cudaStreamSynchronize(stream));
   const auto got = token.host();
   int wrong = 0, near_edge = 0;
@@ -233,16 +233,16 @@ void check_sampling() {
   // steps 0 to 5, against a plain loop in float32
   normal(logits.data, logits.count, 2.5f);
   host = logits.host();
-  std::vector<uint32_t> counts(2 * vocab), masks(2 * ((vocab + 31) / 32));
-  for (int i = 0; i < 2 * vocab; ++i) counts[i] = i % 5 == 0 ? 0x80000000u | (i % 3) : i % 11 == 0 ? i % 4 : 0;
+  std::vector<uint32_t> counts(n * vocab), masks(2 * ((vocab + 31) / 32));
+  for (int i = 0; i < n * vocab; ++i) counts[i] = i % 5 == 0 ? 0x80000000u | (i % 3) : i % 11 == 0 ? i % 4 : 0;
   for (size_t i = 0; i < masks.size(); ++i) masks[i] = static_cast<uint32_t>(i * 2654435761u);
   const std::vector<int32_t> bias_id = {1, 5, 50256}, ban_id = {9, 10, -4, 60000};
   const std::vector<float> bias_value = {3.5f, -100.0f, 0.1f};
   for (int i = 0; i < n; ++i) {
     rows[i].repetition = i % 2 ? 1.3f : 1.0f, rows[i].frequency = i % 3 ? 0.7f : 0.0f,
     rows[i].presence = i % 5 ? 0.2f : 0.0f;
-    rows[i].counts_slot = i % 4 == 3 ? -1 : i % 2, rows[i].mask_slot = i % 3 == 2 ? i % 2 : -1;
-    rows[i].bias_begin = i % 2, rows[i].bias_end = 3, rows[i].ban_begin = 0, rows[i].ban_end = i % 5;
+    rows[i].slot = i % 4 == 3 ? -1 : n - 1 - i, rows[i].mask_slot = i % 3 == 2 ? i % 2 : -1;
+    rows[i].bias_begin = i % 2, rows[i].bias_end = 3, rows[i].bias_values = i % 2, rows[i].ban_begin = 0, rows[i].ban_end = i % 5;
   }
   host[6 * vocab + 4] = -INFINITY;
   logits.set(host);
@@ -254,19 +254,22 @@ void check_sampling() {
   SampleLists lists;
   lists.bias_id = d_bias, lists.bias_value = d_value, lists.ban_id = d_ban, lists.counts = d_counts,
   lists.masks = d_masks;
-  process_logits(logits, vocab, n, vocab, r, lists, error, stream);
+  Buffer<float> d_processed(n * vocab);
+  process_logits(logits, vocab, n, vocab, r, lists, d_processed, error, stream);
   CU(cudaStreamSynchronize(stream));
-  const auto processed = logits.host();
+  const auto processed = d_processed.host();
+  wrong = std::memcmp(logits.host().data(), host.data(), host.size() * 4) != 0;  // the raw ones stay
   const auto errors = error.host();
-  wrong = errors[6] != kSampleNonfinite;
+  wrong += errors[6] != kSampleNonfinite;
   for (int i = 0; i < n; ++i) {
     if (i == 6) continue;
     wrong += errors[i] != 0;
+    if (rows[i].slot < 0) continue;
     std::vector<float> x(host.begin() + i * vocab, host.begin() + (i + 1) * vocab);
     const SampleRow& p = rows[i];
     for (int j = p.bias_begin; j < p.bias_end; ++j) x[bias_id[j]] += bias_value[j];
-    for (int j = 0; p.counts_slot >= 0 && j < vocab; ++j) {
-      const uint32_t c = counts[p.counts_slot * vocab + j];
+    for (int j = 0; j < vocab; ++j) {
+      const uint32_t c = counts[p.slot * vocab + j];
       if (c != 0 && p.repetition != 1.0f) x[j] = x[j] > 0 ? x[j] / p.repetition : x[j] * p.repetition;
       if ((c & 0x7fffffffu) != 0) {
         volatile float product = static_cast<float>(c & 0x7fffffffu) * p.frequency;
@@ -279,48 +282,48 @@ void check_sampling() {
     for (int j = 0; p.mask_slot >= 0 && j < vocab; ++j) {
       if ((masks[p.mask_slot * ((vocab + 31) / 32) + j / 32] >> (j % 32) & 1) == 0) x[j] = -INFINITY;
     }
-    for (int j = 0; j < vocab; ++j) wrong += std::memcmp(&x[j], &processed[i * vocab + j], 4) != 0;
+    for (int j = 0; j < vocab; ++j) wrong += std::memcmp(&x[j], &processed[p.slot * vocab + j], 4) != 0;
   }
   std::printf("%-4s process_logits: %d values differ\n", wrong ? "FAIL" : "ok", wrong);
   failures() += wrong;
 
   logits.set(host);
-  Buffer<double> logprob(n);
-  Buffer<int32_t> rank(n);
+  Buffer<char> d_found(n * sizeof(SampleLogprobs));
   std::vector<int32_t> chosen(n);
   for (int i = 0; i < n; ++i) chosen[i] = i == 2 ? -1 : (i * 7919) % vocab;
+  for (int i = 0; i < n; ++i) rows[i].logprobs = i == 5 ? -1 : i % 21;
+  CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
   token.set(chosen);
-  token_logprobs(logits, vocab, n, vocab, token, logprob, rank, stream);
+  auto* d_logprobs = reinterpret_cast<SampleLogprobs*>(d_found.data);
+  token_logprobs(logits, vocab, n, vocab, r, token, d_logprobs, stream);
   CU(cudaStreamSynchronize(stream));
-  const auto lp = logprob.host();
-  const auto ranks = rank.host();
+  std::vector<SampleLogprobs> found(n);
+  CU(cudaMemcpy(found.data(), d_found.data, n * sizeof(SampleLogprobs), cudaMemcpyDeviceToHost));
   wrong = 0;
   for (int i = 0; i < n; ++i) {
-    if (i == 2) continue;
+    if (i == 2 || i == 5) {
+      wrong += found[i].token != -1;
+      continue;
+    }
+    if (i == 6) continue;  // it has an infinite logit
     const float* x = host.data() + i * vocab;
     const double top = *std::max_element(x, x + vocab);
     double sum = 0;
     int place = 1;
     for (int j = 0; j < vocab; ++j)
       sum += std::exp(x[j] - top), place += x[j] > x[chosen[i]] || (x[j] == x[chosen[i]] && j < chosen[i]);
-    wrong += std::fabs(lp[i] - (x[chosen[i]] - top - std::log(sum))) > 1e-9 || ranks[i] != place;
+    wrong += std::fabs(found[i].logprob - (x[chosen[i]] - top - std::log(sum))) > 1e-9 || found[i].rank != place;
+    std::vector<int> order(vocab);
+    for (int j = 0; j < vocab; ++j) order[j] = j;
+    std::partial_sort(order.begin(), order.begin() + 20, order.end(),
+                      [&](int a, int b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
+    for (int k = 0; k < i % 21; ++k) {
+      wrong += found[i].top_ids[k] != order[k] ||
+               std::fabs(found[i].top[k] - (x[order[k]] - top - std::log(sum))) > 1e-9;
+    }
   }
   std::printf("%-4s token_logprobs: %d wrong\n", wrong ? "FAIL" : "ok", wrong);
   failures() += wrong;
-}
-
-void check_tokens() {
-  Buffer<int32_t> pool(4 * 10), row(5), index(5), tokens(5), out(5);
-  pool.zero();
-  row.set({2, 0, -1, 3, 1}), index.set({9, 0, 5, 4, 4}), tokens.set({11, 12, 13, -2, 15});
-  pool_write(pool, 10, row, index, tokens, 5, stream);
-  pool_read(pool, 10, row, index, 5, out, stream);
-  advance(row, index, nullptr, 5, stream);
-  CU(cudaStreamSynchronize(stream));
-  const bool ok =
-      out.host() == std::vector<int32_t>({11, 12, 0, 0, 15}) && index.host() == std::vector<int32_t>({10, 1, 5, 5, 5});
-  if (!ok) ++failures();
-  std::printf("%-4s token pool\n", ok ? "ok" : "FAIL");
 }
 
 void times() {
@@ -339,13 +342,13 @@ void times() {
     std::printf("n %d: argmax %.1f us", n,
                 time_us(stream, 16, [&](int) { argmax(logits, vocab, n, vocab, token, space, stream); }));
     std::printf(", draw %.1f us",
-                time_us(stream, 4, [&](int) { draw(logits, vocab, n, vocab, r, error, token, stream); }));
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, stream); }));
     for (auto& v : rows) v.top_k = 40, v.top_p = 0.9f;
     CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
     std::printf(", with top_k and top_p %.1f us",
-                time_us(stream, 4, [&](int) { draw(logits, vocab, n, vocab, r, error, token, stream); }));
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, stream); }));
     std::printf(", process %.1f us", time_us(stream, 4, [&](int) {
-                  process_logits(logits, vocab, n, vocab, r, SampleLists(), error, stream);
+                  process_logits(logits, vocab, n, vocab, r, SampleLists(), nullptr, error, stream);
                 }));
     Buffer<T> x(n * 4096), y(n * 4096), w(4096), wide_x(n * 28672), inner(n * 14336);
     normal(x.data, x.count), normal(w.data, w.count), normal(wide_x.data, wide_x.count);
@@ -370,7 +373,6 @@ int main(int argc, char** argv) {
       check_elementwise<__nv_bfloat16>();
       check_elementwise<__half>();
       check_sampling();
-      check_tokens();
       std::printf("%d failures\n", failures());
     }
     if (mode != "check") times();

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cuda/engine/sample_kernels.h"
 #include "cuda/engine/step_kernels.h"
 #include "cuda/kernels/kernels.h"
 
@@ -29,7 +28,7 @@ Capacity CudaEngine::finish_loading() {
   const int64_t rows = options_.max_rows + 1;
   const int64_t max_blocks = (options_.session_len + options_.block_len - 1) / options_.block_len;
   const int64_t stride = options_.session_len;
-  row_memory_.allocate(rows * (stride + max_blocks + 5 + kMaxStops));
+  row_memory_.allocate(rows * (stride + max_blocks + 5 + kMaxStops + kMaxExtras));
   DK_CUDA(cudaMemset(row_memory_.get(), 0, static_cast<size_t>(row_memory_.bytes())));
   row_sampling_.allocate(rows);
   DK_CUDA(cudaMemset(row_sampling_.get(), 0, static_cast<size_t>(row_sampling_.bytes())));
@@ -43,6 +42,11 @@ Capacity CudaEngine::finish_loading() {
   rows_.limit = take(1);
   rows_.finished = take(1);
   rows_.stops = take(kMaxStops);
+  rows_.extras = take(kMaxExtras);
+  const int32_t draw_slots = std::min(kDrawSlots, options_.max_rows);
+  counts_.allocate(int64_t{draw_slots} * model_.vocab);
+  rows_.counts = counts_.get();
+  rows_.vocab = model_.vocab;
   rows_.sampling = row_sampling_.get();
   rows_.session_stride = static_cast<int32_t>(stride);
   rows_.max_blocks = static_cast<int32_t>(max_blocks);
@@ -72,7 +76,7 @@ Capacity CudaEngine::finish_loading() {
   arrays_.token_rows = part(tokens);
   sampled_.allocate(slices);
   results_.allocate(slices);
-  draw_workspace_.allocate(sample_workspace_bytes(max_slices_, model_.vocab));
+  drawer_.allocate(max_slices_, draw_slots, model_.vocab);
   for (Slot& slot : slots_) {
     slot.message.allocate(1 << 16);
     slot.device_message.allocate(1 << 16);
@@ -101,7 +105,7 @@ Capacity CudaEngine::finish_loading() {
     for (const bool greedy : {false, true}) {
       const auto work = [&] {
         prepare_decode(arrays_, rows_, *bucket, stream_.get());
-        ForwardArgs args{arrays_, rows_, *bucket, *bucket, *bucket, 1, options_.session_len, true, false, {}};
+        ForwardArgs args{arrays_, rows_, *bucket, *bucket, *bucket, 1, options_.session_len, true, false, 0, {}};
         forward_->forward(args, stream_.get());
         draw_tokens(*bucket, greedy);
       };
@@ -126,16 +130,17 @@ Capacity CudaEngine::finish_loading() {
   capacity.max_step_tokens = options_.max_step_tokens;
   capacity.weight_bytes = forward_->weight_bytes();
   capacity.kv_bytes = pool_.bytes();
-  capacity.scratch_bytes = forward_->scratch_bytes() + row_memory_.bytes() + step_memory_.bytes();
+  capacity.scratch_bytes = forward_->scratch_bytes() + row_memory_.bytes() + step_memory_.bytes() + counts_.bytes() +
+                           drawer_.bytes();
   return capacity;
 }
 
 // A token for every slice that wants one, appended to its row. Where all are greedy the argmax is all there is to do.
 void CudaEngine::draw_tokens(int32_t slices, bool greedy) {
   if (greedy) {
-    argmax(forward_->logits(), model_.vocab, slices, model_.vocab, sampled_.get(), draw_workspace_.get(), stream_.get());
+    drawer_.greedy(forward_->logits(), slices, sampled_.get(), stream_.get());
   } else {
-    sample_slices(arrays_, rows_, forward_->logits(), model_.vocab, sampled_.get(), slices, stream_.get());
+    drawer_.general(arrays_, rows_, forward_->logits(), slices, sampled_.get(), stream_.get());
   }
   finish_step(arrays_, rows_, sampled_.get(), results_.get(), slices, stream_.get());
 }
@@ -213,18 +218,20 @@ void CudaEngine::select(const Step& step, Slot& slot) {
   }
 }
 
-// Places on the device: slices of one token first, since they take the attention kernel for decoding.
+// Places on the device: slices of one token first, since they take the attention kernel for decoding, then prompts that
+// have nothing in the KV memory yet.
 void CudaEngine::arrange(Slot& slot) {
   slot.order.clear();
-  for (const bool single : {true, false}) {
+  const auto take = [&slot](auto&& wanted) {
     for (size_t i = 0; i < slot.slices.size(); ++i) {
-      Slice& slice = slot.slices[i];
-      if (slice.place < 0 || (slice.count == 1) != single) continue;
-      slot.order.push_back(static_cast<int32_t>(i));
+      const Slice& slice = slot.slices[i];
+      if (slice.place >= 0 && wanted(slice)) slot.order.push_back(static_cast<int32_t>(i));
     }
-    if (single) slot.singles = static_cast<int32_t>(slot.order.size());
-  }
-  slot.computed = static_cast<int32_t>(slot.order.size());
+    return static_cast<int32_t>(slot.order.size());
+  };
+  slot.singles = take([](const Slice& slice) { return slice.count == 1; });
+  slot.fresh = take([](const Slice& slice) { return slice.count > 1 && slice.start == 0; }) - slot.singles;
+  slot.computed = take([](const Slice& slice) { return slice.count > 1 && slice.start > 0; });
   for (int32_t place = 0; place < slot.computed; ++place) slot.slices[static_cast<size_t>(slot.order[place])].place = place;
 }
 
@@ -316,13 +323,9 @@ void CudaEngine::launch(const Step& step) {
 
 void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
   const bool greedy = all_greedy(slot);
-  const int64_t wanted = int64_t{slot.computed} * slot.iterations;
-  if (wanted > slot.results.count()) slot.results.allocate(wanted);
   for (int32_t iteration = 0; iteration < slot.iterations; ++iteration) {
     graphs_[greedy ? 1 : 0].at(bucket).launch(stream_);
-    DK_CUDA(cudaMemcpyAsync(slot.results.get() + int64_t{iteration} * slot.computed, results_.get(),
-                            static_cast<size_t>(slot.computed) * sizeof(SliceResult), cudaMemcpyDeviceToHost,
-                            stream_.get()));
+    fetch(slot, iteration);
   }
   for (Slice& slice : slot.slices) {
     if (slice.place < 0) continue;
@@ -332,15 +335,47 @@ void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
   }
 }
 
+// Whether an argmax is all that the device has to do for each row.
 bool CudaEngine::all_greedy(const Slot& slot) {
   return std::all_of(slot.order.begin(), slot.order.end(), [&](int32_t index) {
-    return mirror_.row(slot.slices[static_cast<size_t>(index)].row).sampling.temperature == 0.0;
+    const MirrorRow& row = mirror_.row(slot.slices[static_cast<size_t>(index)].row);
+    return row.on_host || (row.sampling.temperature == 0.0 && row.slot < 0 && row.sampling.logprobs < 0);
   });
+}
+
+void CudaEngine::fetch(Slot& slot, int32_t iteration) {
+  const int64_t wanted = int64_t{slot.computed} * slot.iterations, at = int64_t{iteration} * slot.computed;
+  if (iteration == 0) {
+    if (wanted > slot.results.count()) slot.results.allocate(wanted);
+    slot.with_logprobs = std::any_of(slot.order.begin(), slot.order.end(), [&](int32_t index) {
+      const MirrorRow& row = mirror_.row(slot.slices[static_cast<size_t>(index)].row);
+      return !row.on_host && row.sampling.logprobs >= 0;
+    });
+    if (slot.with_logprobs && wanted > slot.logprobs.count()) slot.logprobs.allocate(wanted);
+  }
+  const auto count = static_cast<size_t>(slot.computed);
+  DK_CUDA(cudaMemcpyAsync(slot.results.get() + at, results_.get(), count * sizeof(SliceResult), cudaMemcpyDeviceToHost,
+                          stream_.get()));
+  if (!slot.with_logprobs) return;
+  DK_CUDA(cudaMemcpyAsync(slot.logprobs.get() + at, drawer_.logprobs(), count * sizeof(SampleLogprobs),
+                          cudaMemcpyDeviceToHost, stream_.get()));
+}
+
+void CudaEngine::remember_logprobs(const Slot& slot, const MirrorRow& row, Slice& slice, int32_t iteration) {
+  const int32_t wanted = row.sampling.logprobs;
+  if (!slot.with_logprobs || wanted < 0) return;
+  const SampleLogprobs& found = slot.logprobs.get()[int64_t{iteration} * slot.computed + slice.place];
+  TokenLogprob out;
+  out.token = found.token;
+  out.logprob = found.logprob;
+  out.rank = found.rank;
+  for (int32_t k = 0; k < std::min(wanted, model_.vocab); ++k) out.top.emplace_back(found.top_ids[k], found.top[k]);
+  slice.logprobs.push_back(std::move(out));
 }
 
 void CudaEngine::run_mixed(Slot& slot, int32_t tokens) {
   std::vector<CudaForward::Override> overrides;
-  ForwardArgs args{arrays_, rows_, slot.computed, slot.singles, tokens, 0, 0, false, false, {}};
+  ForwardArgs args{arrays_, rows_, slot.computed, slot.singles, tokens, 0, 0, false, false, slot.fresh, {}};
   int32_t first = 0;
   for (const int32_t index : slot.order) {
     const Slice& slice = slot.slices[static_cast<size_t>(index)];
@@ -367,8 +402,7 @@ void CudaEngine::run_mixed(Slot& slot, int32_t tokens) {
   forward_->forward(args, stream_.get());
   forward_->set_overrides({});
   draw_tokens(slot.computed, all_greedy(slot));
-  DK_CUDA(cudaMemcpyAsync(slot.results.get(), results_.get(), static_cast<size_t>(slot.computed) * sizeof(SliceResult),
-                          cudaMemcpyDeviceToHost, stream_.get()));
+  fetch(slot, 0);
   for (Slice& slice : slot.slices) {
     if (slice.place < 0) continue;
     MirrorRow& row = mirror_.row(slice.row);
@@ -447,6 +481,7 @@ StepResult CudaEngine::collect(int64_t seq) {
         if (drawn.token < 0) continue;
         slice.drawn.push_back(drawn.token);
         row.tokens.push_back(drawn.token);
+        remember_logprobs(slot, row, slice, iteration);
         finish = drawn.finish;
         if (finish != kFinishNone) row.finished = true;
       }

@@ -11,6 +11,7 @@
 #include "cuda/engine/device.h"
 #include "cuda/engine/forward.h"
 #include "cuda/engine/mirror.h"
+#include "cuda/engine/sample_kernels.h"
 #include "core/sampler.h"
 #include "deploykit/engine.h"
 
@@ -50,12 +51,14 @@ class CudaEngine : public Engine {
     DeviceBuffer<uint8_t> device_message;
     PinnedBuffer<int32_t> inputs;  // rows, counts, flags, cu
     PinnedBuffer<SliceResult> results;
+    bool with_logprobs = false;
+    PinnedBuffer<SampleLogprobs> logprobs;  // like results, where with_logprobs
     std::unique_ptr<Event> begun, done;
     int64_t seq = 0;
     int32_t iterations = 0, computed = 0;  // slices on the device
     std::vector<Slice> slices;
-    std::vector<int32_t> order;  // slices on the device, by place: those of one token first
-    int32_t singles = 0;
+    std::vector<int32_t> order;  // slices on the device, by place: see arrange()
+    int32_t singles = 0, fresh = 0;
     std::vector<std::pair<int32_t, Mask>> masks;
     bool masked = false;
     PinnedBuffer<float> host_logits;  // of slices that the host draws
@@ -69,6 +72,9 @@ class CudaEngine : public Engine {
   void run_mixed(Slot& slot, int32_t tokens);
   void draw_tokens(int32_t slices, bool greedy);
   bool all_greedy(const Slot& slot);
+  // Results of an iteration on their way to the host.
+  void fetch(Slot& slot, int32_t iteration);
+  void remember_logprobs(const Slot& slot, const MirrorRow& row, Slice& slice, int32_t iteration);
   void after_forward(Slot& slot);
   void scores(Slot& slot);
   void draw_on_host(Slot& slot);
@@ -86,7 +92,8 @@ class CudaEngine : public Engine {
   Mirror mirror_;
   MessageParts parts_;
 
-  DeviceBuffer<uint8_t> draw_workspace_;
+  Drawer drawer_;
+  DeviceBuffer<uint32_t> counts_;  // of drawn and prompt tokens, [slots, vocab]
   DeviceBuffer<uint8_t> pool_;  // KV: num_blocks + 1
   DeviceBuffer<int32_t> row_memory_, step_memory_, sampled_;
   DeviceBuffer<RowSampling> row_sampling_;

@@ -102,7 +102,8 @@ class Event {
   Event& operator=(const Event&) = delete;
   ~Event() { cudaEventDestroy(event_); }
   cudaEvent_t get() const { return event_; }
-  void record(const Stream& stream) const { DK_CUDA(cudaEventRecord(event_, stream.get())); }
+  void record(cudaStream_t stream) const { DK_CUDA(cudaEventRecord(event_, stream)); }
+  void record(const Stream& stream) const { record(stream.get()); }
   // Waits for the recorded work; a failed kernel shows here.
   void wait() const { DK_CUDA(cudaEventSynchronize(event_)); }
 

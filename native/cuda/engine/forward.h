@@ -25,6 +25,7 @@ struct ForwardArgs {
   int32_t max_seq = 0;    // largest seq_len
   bool decode = false;    // every slice is one token
   bool every_token = false;  // the final states of all tokens will be asked for, not of each slice's last alone
+  int32_t fresh = 0;      // slices behind the singles whose row has no token before this step
   std::vector<int32_t> lengths;  // seq_len of each slice on the host; empty where `decode`
 };
 

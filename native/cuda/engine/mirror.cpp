@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/kernels/kernels.h"
 #include "deploykit/error.h"
 
 namespace deploykit::cuda {
@@ -16,11 +17,9 @@ int32_t put(uint8_t* out, int32_t at, const std::vector<T>& values) {
   return at + aligned(static_cast<int64_t>(values.size() * sizeof(T)));
 }
 
-// Whether the reference sampler on the host has to draw: the device's kernel knows no history.
-bool needs_host(const SamplingParams& p, size_t stops) {
+bool changes_logits(const SamplingParams& p) {
   return p.repetition_penalty != 1.0f || p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f ||
-         !p.logit_bias.empty() || !p.bad_words.empty() || p.min_tokens > 0 || p.logprobs >= 0 ||
-         stops > static_cast<size_t>(kMaxStops);
+         !p.logit_bias.empty() || !p.bad_words.empty() || p.min_tokens > 0;
 }
 
 }  // namespace
@@ -57,7 +56,9 @@ Mirror::Mirror(int32_t max_rows, int32_t session_len, int32_t block_len, int64_t
       max_blocks_((session_len + block_len - 1) / block_len),
       vocab_(vocab),
       num_blocks_(num_blocks),
-      rows_(static_cast<size_t>(max_rows)) {}
+      rows_(static_cast<size_t>(max_rows)) {
+  for (int32_t slot = std::min(kDrawSlots, max_rows) - 1; slot >= 0; --slot) free_slots_.push_back(slot);
+}
 
 MirrorRow* Mirror::current(int32_t row, int32_t epoch) {
   if (!valid_row(row)) throw Error("invalid", "row " + std::to_string(row) + " does not exist");
@@ -81,6 +82,7 @@ void Mirror::admit(const Admit& admit, MessageParts& parts) {
     }
   }
   MirrorRow& row = rows_[static_cast<size_t>(admit.row)];
+  give_slot_back(row);
   row = MirrorRow{};
   row.epoch = admit.epoch;
   row.live = true;
@@ -95,7 +97,6 @@ void Mirror::admit(const Admit& admit, MessageParts& parts) {
   row.spans = admit.spans;
   row.sampling = admit.sampling;
   row.seed = admit.seed;
-  row.on_host = needs_host(admit.sampling, row.stops.size());
 
   AdmitRecord record{};
   record.row = admit.row;
@@ -106,18 +107,73 @@ void Mirror::admit(const Admit& admit, MessageParts& parts) {
   record.token_offset = static_cast<int32_t>(parts.tokens.size());
   parts.tokens.insert(parts.tokens.end(), admit.tokens.begin(), admit.tokens.end());
   record.stops_offset = static_cast<int32_t>(parts.tokens.size());
-  record.sampling = {admit.sampling.temperature, admit.sampling.top_p, admit.sampling.min_p, admit.sampling.top_k,
-                     static_cast<uint32_t>(admit.seed), static_cast<uint32_t>(admit.seed >> 32), row.on_host ? 1 : 0, 0};
+  std::vector<int32_t> extras;
+  row.on_host = !draws_on_device(row, record.sampling, extras);
+  record.sampling.on_host = row.on_host ? 1 : 0;
   if (!row.on_host) {
     record.sampling.num_stops = static_cast<int32_t>(row.stops.size());
     parts.tokens.insert(parts.tokens.end(), row.stops.begin(), row.stops.end());
+    parts.tokens.insert(parts.tokens.end(), extras.begin(), extras.end());
   }
   parts.admits.push_back(record);
 }
 
+void Mirror::give_slot_back(MirrorRow& row) {
+  if (row.slot >= 0) free_slots_.push_back(row.slot);
+  row.slot = -1;
+}
+
+bool Mirror::draws_on_device(MirrorRow& row, RowSampling& sampling, std::vector<int32_t>& extras) {
+  const SamplingParams& p = row.sampling;
+  sampling = RowSampling{};
+  sampling.temperature = p.temperature;
+  sampling.top_p = p.top_p;
+  sampling.min_p = p.min_p;
+  sampling.repetition = p.repetition_penalty;
+  sampling.frequency = p.frequency_penalty;
+  sampling.presence = p.presence_penalty;
+  sampling.top_k = p.top_k;
+  sampling.seed_low = static_cast<uint32_t>(row.seed);
+  sampling.seed_high = static_cast<uint32_t>(row.seed >> 32);
+  sampling.min_tokens = p.min_tokens;
+  sampling.logprobs = p.logprobs;
+  sampling.slot = -1;
+  size_t bans = p.min_tokens > 0 ? row.stops.size() : 0;
+  for (const auto& [token, bias] : p.logit_bias) {
+    if (token < 0 || token >= vocab_) return false;  // the host's sampler says what is wrong
+    extras.push_back(token);
+  }
+  for (const auto& [token, bias] : p.logit_bias) {
+    int32_t bits = 0;
+    std::memcpy(&bits, &bias, sizeof(bits));
+    extras.push_back(bits);
+  }
+  sampling.num_bias = static_cast<int32_t>(p.logit_bias.size());
+  for (const std::vector<int32_t>& word : p.bad_words) {
+    if (word.empty()) continue;
+    extras.push_back(static_cast<int32_t>(word.size()));
+    extras.insert(extras.end(), word.begin(), word.end());
+    ++bans;
+  }
+  sampling.num_bad = static_cast<int32_t>(extras.size()) - 2 * sampling.num_bias;
+  if (row.stops.size() > static_cast<size_t>(kMaxStops) || extras.size() > static_cast<size_t>(kMaxExtras) ||
+      bans > static_cast<size_t>(kMaxBans) || p.logprobs > kMaxTopLogprobs) {
+    return false;
+  }
+  if (changes_logits(p)) {
+    if (free_slots_.empty()) return false;
+    row.slot = sampling.slot = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  return true;
+}
+
 void Mirror::apply(const Step& step, MessageParts& parts) {
   for (const Release& release : step.releases) {
-    if (MirrorRow* row = current(release.row, release.epoch)) row->live = false;
+    MirrorRow* row = current(release.row, release.epoch);
+    if (row == nullptr) continue;
+    row->live = false;
+    give_slot_back(*row);
   }
   for (const Admit& request : step.admits) admit(request, parts);
   for (const Extend& extend : step.extends) {

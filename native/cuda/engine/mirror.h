@@ -20,6 +20,7 @@ struct MirrorRow {
   int32_t limit = 0;
   std::vector<int32_t> blocks;
   bool on_host = false;         // drawn by the host's sampler
+  int32_t slot = -1;            // of the device's counts and processed logits
   std::vector<int32_t> tokens;  // collected ones: prompt and outputs
   std::vector<int32_t> stops;   // EOS and stop ids
   std::vector<int32_t> eos;
@@ -56,11 +57,15 @@ class Mirror {
 
  private:
   void admit(const Admit& admit, MessageParts& parts);
+  // Whether the device draws for the row; what it needs goes to `sampling` and `extras`.
+  bool draws_on_device(MirrorRow& row, RowSampling& sampling, std::vector<int32_t>& extras);
+  void give_slot_back(MirrorRow& row);
   MirrorRow* current(int32_t row, int32_t epoch);
 
   int32_t max_rows_, session_len_, block_len_, max_blocks_, vocab_;
   int64_t num_blocks_;
   std::vector<MirrorRow> rows_;
+  std::vector<int32_t> free_slots_;
 };
 
 }  // namespace deploykit::cuda

@@ -5,19 +5,28 @@
 
 namespace deploykit::cuda {
 
-// How a row draws on the device. Rows that ask for more (penalties, biases, masks, log probabilities) are drawn on the
-// host by the reference sampler, from the same logits.
+// How a row draws on the device. What is longer than this struct stands in the row's `extras`: ids of biases, their
+// values' bits, then bad words (length and ids of each).
 struct RowSampling {
   double temperature;
   double top_p;
   double min_p;
+  float repetition, frequency, presence;
   int32_t top_k;
   uint32_t seed_low, seed_high;
-  int32_t on_host;    // the device draws nothing for this row
-  int32_t num_stops;  // EOS ids and stop ids, in `stops`
+  int32_t on_host;     // the device draws nothing for this row
+  int32_t num_stops;   // EOS ids and stop ids, in `stops`
+  int32_t min_tokens;  // while fewer were produced, stops can't be drawn
+  int32_t num_bias;
+  int32_t num_bad;     // integers of bad words
+  int32_t slot;        // of counts and processed logits, or -1: nothing changes the row's logits
+  int32_t logprobs;    // -1 = none
 };
 
-inline constexpr int32_t kMaxStops = 64;  // of one row; a row with more is drawn on the host
+inline constexpr int32_t kMaxStops = 64;     // of one row; a row with more is drawn on the host
+inline constexpr int32_t kMaxExtras = 1024;  // integers of a row's extras; likewise
+inline constexpr int32_t kMaxBans = 192;     // stops and bad words' last ids that a step bans of one row; likewise
+inline constexpr int32_t kDrawSlots = 64;    // rows at a time whose logits the device changes; likewise
 
 // Row tables, [max_rows + 1]: the last row is a dummy that pads decode batches.
 struct Rows {
@@ -30,9 +39,12 @@ struct Rows {
   int32_t* finished;
   RowSampling* sampling;
   int32_t* stops;    // [rows, kMaxStops]
+  int32_t* extras;   // [rows, kMaxExtras]
+  uint32_t* counts;  // [kDrawSlots, vocab]: bit 31 = in the prompt, below it: times produced
   int32_t session_stride;
   int32_t max_blocks;
   int32_t dummy;     // index of the dummy row
+  int32_t vocab;
 };
 
 // One admitted row in a step's message.
@@ -44,7 +56,7 @@ struct AdmitRecord {
   int32_t prompt_len;
   int32_t limit;
   RowSampling sampling;
-  int32_t stops_offset;  // into the message's tokens: num_stops ids
+  int32_t stops_offset;  // into the message's tokens: num_stops ids, then the extras
 };
 
 struct BlockWrite {

@@ -16,6 +16,24 @@ __global__ void apply_admits(const uint8_t* message, StepHeader header, Rows row
   for (int32_t i = threadIdx.x; i < admit.sampling.num_stops; i += blockDim.x) {
     rows.stops[static_cast<int64_t>(admit.row) * kMaxStops + i] = tokens[admit.stops_offset + i];
   }
+  const int32_t extras = 2 * admit.sampling.num_bias + admit.sampling.num_bad;
+  for (int32_t i = threadIdx.x; i < extras && !admit.sampling.on_host; i += blockDim.x) {
+    rows.extras[static_cast<int64_t>(admit.row) * kMaxExtras + i] =
+        tokens[admit.stops_offset + admit.sampling.num_stops + i];
+  }
+  if (admit.sampling.slot >= 0) {
+    uint32_t* counts = rows.counts + static_cast<int64_t>(admit.sampling.slot) * rows.vocab;
+    for (int32_t i = threadIdx.x; i < rows.vocab; i += blockDim.x) counts[i] = 0;
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < admit.known; i += blockDim.x) {
+      const int32_t token = tokens[admit.token_offset + i];
+      if (i < admit.prompt_len) {
+        atomicOr(counts + token, 0x80000000u);
+      } else {
+        atomicAdd(counts + token, 1u);
+      }
+    }
+  }
   if (threadIdx.x == 0) {
     rows.computed[admit.row] = admit.computed;
     rows.known[admit.row] = admit.known;
@@ -39,6 +57,8 @@ __global__ void apply_writes(const uint8_t* message, StepHeader header, Rows row
     rows.tokens[static_cast<int64_t>(write.row) * rows.session_stride + write.position] = write.token;
     rows.known[write.row] = write.position + 1;
     rows.finished[write.row] = write.finished;
+    const int32_t slot = rows.sampling[write.row].slot;  // a row writes one token a message
+    if (slot >= 0) rows.counts[static_cast<int64_t>(slot) * rows.vocab + write.token] += 1;
   }
 }
 
@@ -85,7 +105,7 @@ __global__ void finish_slices(StepArrays step, Rows rows, const int32_t* sampled
     rows.computed[row] = step.seq_lens[slice];
     int32_t known = rows.known[row];
     const RowSampling& sampling = rows.sampling[row];
-    if ((step.flags[slice] & kWantSample) && !sampling.on_host) {
+    if ((step.flags[slice] & (kWantSample | kWantDeferred)) == kWantSample && !sampling.on_host) {
       const int32_t token = sampled[slice];
       if (token < 0) {
         result.error = -token;

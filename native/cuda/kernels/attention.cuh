@@ -12,6 +12,7 @@ struct KvArgs {
   int64_t block_bytes, layer_offset, head_bytes, max_blocks;
   const int32_t* block_table;
   int32_t block_len, kv_heads;
+  int32_t block_shift;      // log2(block_len), -1 where it is no power of two
   int32_t k_row, v_row;     // bytes of a token's K and V
   int64_t v_offset;         // of V in a head's part
   int64_t k_params_offset;  // of the K params
@@ -47,6 +48,10 @@ inline KvArgs kv_args(const char* name, const KvView& kv) {
   a.block_table = kv.block_table;
   a.block_len = kv.block_len;
   a.kv_heads = kv.kv_heads;
+  a.block_shift = -1;
+  for (int32_t shift = 4; shift < 31; ++shift) {
+    if (kv.block_len == 1 << shift) a.block_shift = shift;
+  }
   a.k_row = kv_row_bytes(kv.type, false, kv.head_dim);
   a.v_row = kv_row_bytes(kv.type, true, kv.head_dim);
   a.v_offset = static_cast<int64_t>(a.k_row) * kv.block_len;
@@ -75,18 +80,28 @@ void with_head_dim(const char* name, int32_t head_dim, Fn fn) {
 }
 
 #ifdef __CUDACC__
+// The slot of the block table that holds token `index`.
+__device__ __forceinline__ int kv_slot(const KvArgs& kv, int index) {
+  return kv.block_shift >= 0 ? index >> kv.block_shift : index / kv.block_len;
+}
 // A head's part of the block that holds token `index` of `row`.
 __device__ __forceinline__ char* kv_part(const KvArgs& kv, int64_t row, int head, int index) {
-  const int64_t block = kv.block_table[row * kv.max_blocks + index / kv.block_len];
+  const int64_t block = kv.block_table[row * kv.max_blocks + kv_slot(kv, index)];
   return kv.base + block * kv.block_bytes + kv.layer_offset + head * kv.head_bytes;
 }
 
 __device__ __forceinline__ uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
   return __byte_perm(a, b, selector);
 }
-__device__ __forceinline__ uint32_t nibbles(uint32_t x, int place) {  // f16 1024 + nibbles `place` of both halves
+// f16 bias + nibble `place` (0 .. 3) of both halves of x; the bias is 1024 at even places, 64 at odd ones, whose nibble
+// stays where it is in the mantissa: two places share a shift.
+__device__ __forceinline__ uint32_t nibbles(uint32_t x, int place) {
   uint32_t v;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(x >> (4 * place)), "r"(0x000f000fu), "r"(0x64006400u));
+  if (place % 2 == 0) {
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(x >> (4 * place)), "r"(0x000f000fu), "r"(0x64006400u));
+  } else {
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(x >> (4 * place - 4)), "r"(0x00f000f0u), "r"(0x54005400u));
+  }
   return v;
 }
 // The transpose of an 8 x 8 matrix of 16-bit values: lane (r, t) holds (r, 2t) and (r, 2t + 1).

@@ -6,10 +6,11 @@
 // summed in the first product and named in the second), so lanes take consecutive bytes of K's and V's rows; P^T is
 // S^T's accumulators through an 8 x 8 transpose. Quantized bytes become 1024 + u in f16 by byte permutes; scales and
 // zeros act on float32 scores (K) and on the probabilities (V). Splits' results are merged by the block that comes
-// last, in ascending order.
+// last, in ascending order. Where it rotates (RopeCall), a block turns its queries and the row's own token itself; that
+// token goes into the KV memory and, through shared memory, straight into the operands.
 #pragma once
 
-#include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/rope.cuh"
 
 namespace deploykit::cuda {
 
@@ -23,15 +24,24 @@ struct DecodeArgs {
   const float* sinks;
   uint32_t* counters;
   float* parts;
-  int32_t heads, group, head_groups, window, splits;
+  const int32_t* plan;  // attention_plan()'s, or nullptr: every row in `splits` parts
+  int32_t heads, group, head_groups, window, splits;  // splits: with a plan, the units it has room for
   float scale, softcap;
   bool bf16;
+  RopeCall rope;  // where the kernel rotates
 };
 
 void attention_decode_16(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_k8v4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_int4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void rope_decode_16(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void rope_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void rope_decode_k8v4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void rope_decode_int4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+
+inline constexpr int32_t kDecodeMaxParts = 64;  // of one row
+inline int32_t decode_head_groups(int32_t heads, int32_t kv_heads) { return (heads / kv_heads + 7) / 8; }
 
 // A part of the workspace: one split of 8 heads: O [8][D], then max [8], sum [8].
 inline int64_t decode_part_floats(int32_t head_dim) { return 8ll * head_dim + 16; }
@@ -59,6 +69,16 @@ struct Pieces {
   static_assert(D % kElements == 0 && (kBytes == 4 || kBytes == 8 || kBytes == 16), "pieces cover a row");
 };
 
+// Where the warps leave their results: a lane's element e of head 2t + x at e * kStride + 32 x + 8 t + r. Writers (all
+// lanes, one e) and readers (32 pairs of dims that follow one another, one head) hit every bank once.
+template <int kValueBits, int D>
+struct Results {
+  using V = Pieces<kValueBits, D, 8>;
+  static constexpr int kStride = 64 + 32 / V::kElements;
+  static constexpr int kWarp = V::kRounds * V::kElements * kStride;
+  static constexpr int kFloats = kDecodeWarps * kWarp + kDecodeWarps * 16 + 8;  // and max, sum of each; the heads' max
+};
+
 template <int kBytes>
 __device__ __forceinline__ void load_piece(uint32_t* words, const char* p, bool ok) {
 #pragma unroll
@@ -76,20 +96,78 @@ __device__ __forceinline__ void load_piece(uint32_t* words, const char* p, bool 
   }
 }
 
+// What a block keeps of its row's own token and queries where it rotates.
+template <int D>
+struct Newest {
+  __align__(16) uint16_t q[8][D];
+  __align__(16) uint32_t row[2][D / 2];  // K and V as they lie in the KV memory
+  uint32_t param[2];
+};
+template <>
+struct Newest<0> {};
+
+// Rotated queries and, where `own`, the row's own token, from what the kernel in front wrote. A: the activations' type.
+template <class A, int kKeyBits, int kValueBits, int D>
+__device__ __forceinline__ void rotate_newest(const DecodeArgs& a, int64_t i, int kv_head, int head0, int heads, bool own,
+                                              const float2* angles, float* buffer, Newest<D>& newest) {
+  const int warp = threadIdx.x / 32, units = heads + (own ? 2 : 0);  // K, V, queries
+  constexpr int kMost = (8 + 2 + kDecodeWarps - 1) / kDecodeWarps;
+  Row<A, D> rows[kMost];
+#pragma unroll
+  for (int j = 0; j < kMost; ++j) {
+    const int unit = warp + j * kDecodeWarps, part = own ? unit : unit + 2;
+    if (unit >= units) continue;
+    rows[j].load(part >= 2 ? static_cast<const A*>(a.q) + i * a.q_stride + static_cast<int64_t>(head0 + part - 2) * D
+                           : static_cast<const A*>(part == 0 ? a.rope.k : a.rope.v) + i * a.rope.kv_stride + kv_head * D);
+  }
+#pragma unroll
+  for (int j = 0; j < kMost; ++j) {
+    const int unit = warp + j * kDecodeWarps, part = own ? unit : unit + 2;
+    if (unit >= units) continue;
+    Row<A, D>& x = rows[j];
+    if (part >= 2) {
+      rope_query(x, a.rope, i, buffer, angles);
+      x.store(newest.q[part - 2]);
+      continue;
+    }
+    if (part == 0) rope_key(x, a.rope, buffer, angles);
+    const int bits = part == 0 ? kKeyBits : kValueBits;
+    if (bits == 16) {
+      x.store(newest.row[part]);
+    } else {
+      x.store_quantized(reinterpret_cast<char*>(newest.row[part]), reinterpret_cast<char*>(&newest.param[part]), bits);
+    }
+  }
+}
+
 // T: what the products are computed in: the activations' type for a 16-bit cache, else f16.
-template <class T, int kKeyBits, int kValueBits, int D>
+template <class T, int kKeyBits, int kValueBits, int D, bool kRotate>
 __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
-    decode_kernel(const DecodeArgs a, const KvArgs kv) {
+    decode_kernel(const __grid_constant__ DecodeArgs a, const KvArgs kv) {
   using K = Pieces<kKeyBits, D, 4>;
   using V = Pieces<kValueBits, D, 8>;
   constexpr int kSteps = K::kRounds * K::kElements / 4;   // mma over dims: 4 elements a lane each
   constexpr int kLaneValues = V::kRounds * V::kElements;  // V elements of a token a lane holds
   constexpr int kTiles = kLaneValues / 2;                 // mma over V's dims: 2 elements a lane each
-  extern __shared__ __align__(16) float shared[];         // [warps][8][D] O, then max and sum [warps][8] each
+  using R = Results<kValueBits, D>;
+  extern __shared__ __align__(16) float shared[];
   __shared__ bool last_one;
+  __shared__ Newest<kRotate ? D : 0> newest;
+  constexpr int kKeyRow = D * kKeyBits / 8, kValueRow = D * kValueBits / 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
-  const int split = blockIdx.x, kv_head = blockIdx.y / a.head_groups, group0 = blockIdx.y % a.head_groups * 8;
-  const int64_t i = blockIdx.z;
+  const int kv_head = blockIdx.y / a.head_groups, group0 = blockIdx.y % a.head_groups * 8;
+  int split = blockIdx.x, splits = a.splits;
+  int64_t i = blockIdx.z, place = (i * gridDim.y + blockIdx.y) * splits;  // of the row's first part in the workspace
+  if (a.plan != nullptr) {  // written kernels ago
+    if (static_cast<int>(blockIdx.x) >= a.plan[0]) {
+      wait_prior_grid();
+      allow_next_grid();
+      return;
+    }
+    const int2 unit = reinterpret_cast<const int2*>(a.plan + 4)[blockIdx.x];
+    i = unit.x, split = unit.y & 0xffff, splits = unit.y >> 16;
+    place = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x - split;
+  }
   const int heads_here = min(a.group - group0, 8);
   const int head0 = kv_head * a.group + group0;
 
@@ -108,7 +186,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   const int length = a.index[i] + 1;
   const int oldest = a.window > 0 && length > a.window ? length - a.window : 0;
   const int begin = oldest & ~15;
-  const int each = ((length - begin + a.splits - 1) / a.splits + 63) & ~63;
+  const int each = ((length - begin + splits - 1) / splits + 63) & ~63;
   const int active = (length - begin + each - 1) / each;
   if (split >= active) {
     wait_prior_grid();
@@ -120,45 +198,89 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   uint32_t key[K::kRounds][2][K::kWords];
   uint32_t value[V::kRounds][4][V::kWords];
   uint32_t key_param[2] = {0, 0}, value_param[2] = {0, 0};
+  // A lane's bytes of a tile, from a head's part on.
+  const char* head_part = kv.base + kv.layer_offset + kv_head * kv.head_bytes;
+  const int32_t* table = kv.block_table + row * kv.max_blocks;
+  const int key_lane = r * kKeyRow + t * K::kBytes;
+  const int value_lane = static_cast<int>(kv.v_offset) + 2 * t * kValueRow + r * V::kBytes;
+  const int key_param_lane = static_cast<int>(kv.k_params_offset) + r * 4;
+  const int value_param_lane = static_cast<int>(kv.v_params_offset) + r * 4;
   const char* part = nullptr;
+  int spot = 0;
   const auto load_keys = [&](int tile) {
-    part = kv_part(kv, row, kv_head, tile);
-    const int place = tile % kv.block_len;
+    const int slot = kv_slot(kv, tile);
+    spot = tile - slot * kv.block_len;
+    part = head_part + table[slot] * kv.block_bytes;
+    const char* from = part + (spot * kKeyRow + key_lane);
 #pragma unroll
     for (int c = 0; c < K::kRounds; ++c) {
-      const int piece = t + 4 * c;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        load_piece<K::kBytes>(key[c][h], part + (place + r + 8 * h) * kv.k_row + piece * K::kBytes,
-                              K::kWhole || piece < K::kPieces);
+        load_piece<K::kBytes>(key[c][h], from + 8 * h * kKeyRow + 4 * c * K::kBytes,
+                              K::kWhole || t + 4 * c < K::kPieces);
       }
     }
     if (kKeyBits != 16) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const char* p = part + kv.k_params_offset + (place + r + 8 * h) * 4;
+        const char* p = part + (spot * 4 + key_param_lane) + 32 * h;
         asm volatile("ld.global.u32 %0, [%1];" : "=r"(key_param[h]) : "l"(p));
       }
     }
   };
-  const auto load_values = [&](const char* from, int tile) {
-    const int place = tile % kv.block_len;
-    const char* v_part = from + kv.v_offset;
+  const auto load_values = [&](int tile) {
+    const char* from = part + (spot * kValueRow + value_lane);
 #pragma unroll
     for (int c = 0; c < V::kRounds; ++c) {
-      const int piece = r + 8 * c;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int token = 2 * t + j % 2 + j / 2 * 8;
-        load_piece<V::kBytes>(value[c][j], v_part + (place + token) * kv.v_row + piece * V::kBytes,
-                              (V::kWhole || piece < V::kPieces) && tile + token < length);
+        const int token = j % 2 + j / 2 * 8;
+        // 16-bit values behind the row's end may be NaN; quantized ones are numbers whatever they hold.
+        load_piece<V::kBytes>(value[c][j], from + token * kValueRow + 8 * c * V::kBytes,
+                              (V::kWhole || r + 8 * c < V::kPieces) &&
+                                  (kValueBits != 16 || tile + 2 * t + token < (kRotate ? length - 1 : length)));
       }
     }
     if (kValueBits != 16) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const char* p = from + kv.v_params_offset + (place + r + 8 * h) * 4;
+        const char* p = part + (spot * 4 + value_param_lane) + 32 * h;
         asm volatile("ld.global.u32 %0, [%1];" : "=r"(value_param[h]) : "l"(p));
+      }
+    }
+  };
+  // The row's own token in place of what memory held for it.
+  const auto put_newest = [&](int tile) {
+    if constexpr (kRotate) {
+      const int here = length - 1 - tile;
+      const char* rows = reinterpret_cast<const char*>(newest.row);
+#pragma unroll
+      for (int c = 0; c < K::kRounds; ++c) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (r + 8 * h != here || !(K::kWhole || t + 4 * c < K::kPieces)) continue;
+#pragma unroll
+          for (int w = 0; w < K::kWords; ++w) {
+            key[c][h][w] = *reinterpret_cast<const uint32_t*>(rows + (t + 4 * c) * K::kBytes + 4 * w);
+          }
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < V::kRounds; ++c) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (2 * t + j % 2 + j / 2 * 8 != here || !(V::kWhole || r + 8 * c < V::kPieces)) continue;
+#pragma unroll
+          for (int w = 0; w < V::kWords; ++w) {
+            value[c][j][w] = *reinterpret_cast<const uint32_t*>(rows + 2 * D + (r + 8 * c) * V::kBytes + 4 * w);
+          }
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        if (r + 8 * h != here) continue;
+        if (kKeyBits != 16) key_param[h] = newest.param[0];
+        if (kValueBits != 16) value_param[h] = newest.param[1];
       }
     }
   };
@@ -167,42 +289,74 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   float top[2] = {-INFINITY, -INFINITY}, mass[2] = {0.0f, 0.0f}, shift[2] = {0.0f, 0.0f};
   const int step_tokens = kDecodeWarps * 16;
   int tile = first + warp * 16;
-  const bool early = tile + 16 < length;  // without the newest token
+  const bool early = kRotate || tile + 16 < length;  // nothing of it is being written by the kernel in front
   if (tile < last && early) {
     load_keys(tile);
-    load_values(part, tile);
+    load_values(tile);
   }
-  wait_prior_grid();
-  allow_next_grid();
-  if (tile < last && !early) {
-    load_keys(tile);
-    load_values(part, tile);
+  if constexpr (kRotate) {
+    float2* angles = reinterpret_cast<float2*>(shared);
+    const bool own = last == length;
+    rope_angles<D>(a.rope, i, angles);
+    __syncthreads();
+    wait_prior_grid();
+    allow_next_grid();
+    float* buffer = shared + D + warp * D;
+    if (kKeyBits == 16 ? std::is_same<T, __nv_bfloat16>::value : a.bf16) {
+      rotate_newest<__nv_bfloat16, kKeyBits, kValueBits, D>(a, i, kv_head, head0, heads_here, own, angles, buffer,
+                                                            newest);
+    } else {
+      rotate_newest<__half, kKeyBits, kValueBits, D>(a, i, kv_head, head0, heads_here, own, angles, buffer, newest);
+    }
+    __syncthreads();
+    if (own && group0 == 0) {  // the token into the KV memory
+      const int slot = kv_slot(kv, length - 1), at = length - 1 - slot * kv.block_len;
+      char* to = kv.base + (head_part - kv.base) + table[slot] * kv.block_bytes;
+      for (int w = threadIdx.x; w < kKeyRow / 4; w += kDecodeWarps * 32) {
+        *reinterpret_cast<uint32_t*>(to + at * kKeyRow + 4 * w) = newest.row[0][w];
+      }
+      for (int w = threadIdx.x; w < kValueRow / 4; w += kDecodeWarps * 32) {
+        *reinterpret_cast<uint32_t*>(to + kv.v_offset + at * kValueRow + 4 * w) = newest.row[1][w];
+      }
+      if (kKeyBits != 16 && threadIdx.x < 2) {
+        *reinterpret_cast<uint32_t*>(to + (threadIdx.x == 0 ? kv.k_params_offset : kv.v_params_offset) + at * 4) =
+            newest.param[threadIdx.x];
+      }
+    }
+  } else {
+    wait_prior_grid();
+    allow_next_grid();
+    if (tile < last && !early) {
+      load_keys(tile);
+      load_values(tile);
+    }
   }
 
   // The queries: head r of the group, the elements that pair with this lane's of K.
   uint32_t q[kSteps][2];
-  float q_sum = 0.0f;
+  float q_sum = 0.0f, q_bias = 0.0f;  // of the elements; of the elements times what the bytes' numbers begin at
 #pragma unroll
   for (int c = 0; c < K::kRounds; ++c) {
     const int piece = t + 4 * c;
     const bool ok = r < heads_here && (K::kWhole || piece < K::kPieces);
-    const uint16_t* p =
-        static_cast<const uint16_t*>(a.q) + i * a.q_stride + static_cast<int64_t>(head0 + r) * D + piece * K::kElements;
     uint32_t v[K::kElements / 2];
 #pragma unroll
     for (int j = 0; j < K::kElements / 8; ++j) {
-      const uint4 w = ok ? load16(p + j * 8) : make_uint4(0, 0, 0, 0);
+      uint4 w = make_uint4(0, 0, 0, 0);
+      if constexpr (kRotate) {
+        if (ok) w = *reinterpret_cast<const uint4*>(newest.q[r] + piece * K::kElements + j * 8);
+      } else {
+        const uint16_t* p = static_cast<const uint16_t*>(a.q) + i * a.q_stride +
+                            static_cast<int64_t>(head0 + r) * D + piece * K::kElements + j * 8;
+        if (ok) w = load16(p);
+      }
       v[4 * j] = w.x, v[4 * j + 1] = w.y, v[4 * j + 2] = w.z, v[4 * j + 3] = w.w;
     }
-    if (kKeyBits != 16) {
+    if (kKeyBits != 16 && a.bf16) {
 #pragma unroll
       for (int j = 0; j < K::kElements / 2; ++j) {
-        if (a.bf16) {
-          const float2 f = Num<__nv_bfloat16>::to_float2(v[j]);
-          v[j] = Num<__half>::pack(f.x, f.y);
-        }
-        const float2 f = Num<__half>::to_float2(v[j]);
-        q_sum += f.x + f.y;
+        const float2 f = Num<__nv_bfloat16>::to_float2(v[j]);
+        v[j] = Num<__half>::pack(f.x, f.y);
       }
     }
 #pragma unroll
@@ -213,20 +367,34 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
         const uint32_t lo = v[base + j % 2], hi = v[base + 2 + j % 2];
         x0 = permute(lo, hi, 0x5410), x1 = permute(lo, hi, 0x7632);
       }
+      if (kKeyBits != 16) {
+        const float2 f0 = Num<__half>::to_float2(x0), f1 = Num<__half>::to_float2(x1);
+        q_sum += f0.x + f0.y + f1.x + f1.y;
+        q_bias += 1024.0f * (f0.x + f0.y) + (kKeyBits == 4 ? 64.0f : 1024.0f) * (f1.x + f1.y);
+      }
       q[c * (K::kElements / 4) + j][0] = x0;
       q[c * (K::kElements / 4) + j][1] = x1;
     }
   }
-  float sum_q[2] = {0.0f, 0.0f};  // of heads 2t and 2t + 1
+  float sum_q[2] = {0.0f, 0.0f}, bias_q[2] = {0.0f, 0.0f};  // of heads 2t and 2t + 1
   if (kKeyBits != 16) {
-    q_sum += __shfl_xor_sync(0xffffffffu, q_sum, 1);
-    q_sum += __shfl_xor_sync(0xffffffffu, q_sum, 2);
-    sum_q[0] = __shfl_sync(0xffffffffu, q_sum, t * 8);
-    sum_q[1] = __shfl_sync(0xffffffffu, q_sum, t * 8 + 4);
+#pragma unroll
+    for (int offset = 1; offset < 4; offset *= 2) {
+      q_sum += __shfl_xor_sync(0xffffffffu, q_sum, offset);
+      q_bias += __shfl_xor_sync(0xffffffffu, q_bias, offset);
+    }
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      sum_q[e] = __shfl_sync(0xffffffffu, q_sum, t * 8 + e * 4);
+      bias_q[e] = __shfl_sync(0xffffffffu, q_bias, t * 8 + e * 4);
+    }
   }
+  const float unit_scale = a.softcap > 0.0f ? kLog2e : a.scale * kLog2e;
 
   for (; tile < last; tile += step_tokens) {
-    float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (kRotate && tile + 16 >= length) put_newest(tile);
+    constexpr int kChains = kKeyBits == 16 ? 1 : 2;
+    float chains[kChains][4] = {};
 #pragma unroll
     for (int c = 0; c < K::kRounds; ++c) {
 #pragma unroll
@@ -245,34 +413,37 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
           k1 = nibbles(hi, j % 2 * 2), k3 = nibbles(hi, j % 2 * 2 + 1);
         }
         const int step = c * (K::kElements / 4) + j;
-        mma<T>(s, k0, k1, k2, k3, q[step][0], q[step][1]);
+        mma<T>(chains[step % kChains], k0, k1, k2, k3, q[step][0], q[step][1]);
       }
     }
+    float s[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) s[j] = kChains == 1 ? chains[0][j] : chains[0][j] + chains[kChains - 1][j];
     if (kKeyBits != 16) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float2 p = kv_param(key_param[h]);
-        const float offset = p.y - 1024.0f * p.x;
-        s[2 * h] = fmaf(p.x, s[2 * h], offset * sum_q[0]);
-        s[2 * h + 1] = fmaf(p.x, s[2 * h + 1], offset * sum_q[1]);
+#pragma unroll
+        for (int e = 0; e < 2; ++e) s[2 * h + e] = fmaf(p.x, s[2 * h + e] - bias_q[e], p.y * sum_q[e]);
       }
     }
     const int next = tile + step_tokens;
     if (next < last) load_keys(next);
 
-    float best[2] = {-INFINITY, -INFINITY};
+    if (a.softcap > 0.0f) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int token = tile + r + 8 * h;
-      const bool seen = token < length && token >= oldest;
+      for (int j = 0; j < 4; ++j) s[j] = a.softcap * tanhf(s[j] * a.scale / a.softcap);
+    }
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float v = s[2 * h + e] * a.scale;
-        if (a.softcap > 0.0f) v = a.softcap * tanhf(v / a.softcap);
-        s[2 * h + e] = seen ? v * kLog2e : -INFINITY;
-        best[e] = fmaxf(best[e], s[2 * h + e]);
+    for (int j = 0; j < 4; ++j) s[j] *= unit_scale;
+    if (tile + 16 > length || tile < oldest) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int token = tile + r + 8 * h;
+        if (token >= length || token < oldest) s[2 * h] = s[2 * h + 1] = -INFINITY;
       }
     }
+    float best[2] = {fmaxf(s[0], s[2]), fmaxf(s[1], s[3])};
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
 #pragma unroll
@@ -298,8 +469,10 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float2 param = make_float2(0.0f, 0.0f);
-      if (kValueBits != 16) param = kv_param(value_param[h]);
-      const bool seen = tile + r + 8 * h < length;
+      if (kValueBits != 16) {
+        param = kv_param(value_param[h]);
+        if (tile + 16 > length && tile + r + 8 * h >= length) param = make_float2(0.0f, 0.0f);  // it may be NaN
+      }
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const float v = top[e] == -INFINITY ? 0.0f : exp2_fast(s[2 * h + e] - top[e]);
@@ -308,8 +481,8 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
           p[2 * h + e] = v;
         } else {  // v * (scale * (u - centre) + zero + centre * scale); the factor 256 keeps small scales normal in f16
           constexpr float centre = kValueBits == 8 ? 128.0f : 8.0f;
-          p[2 * h + e] = seen ? v * param.x * 256.0f : 0.0f;
-          shift[e] += seen ? v * fmaf(centre, param.x, param.y) : 0.0f;
+          p[2 * h + e] = v * param.x * 256.0f;
+          shift[e] = fmaf(v, fmaf(centre, param.x, param.y), shift[e]);
         }
       }
     }
@@ -339,23 +512,24 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
           for (int half = 0; half < 2; ++half) {
             const uint32_t x = permute(a0, b0, half == 0 ? 0x5410 : 0x7632),
                            y = permute(a1, b1, half == 0 ? 0x5410 : 0x7632);
-            constexpr uint32_t centre = 0x64086408u;  // 1024 + 8
+            constexpr uint32_t even = 0x64086408u, odd = 0x54805480u;  // 1024 + 8, 64 + 8
 #pragma unroll
             for (int j = 0; j < 2; ++j) {
-              mma<T>(o[(j0 + half * 2 + j) % kTiles], sub2<__half>(nibbles(x, 2 * j), centre),
-                     sub2<__half>(nibbles(x, 2 * j + 1), centre), sub2<__half>(nibbles(y, 2 * j), centre),
-                     sub2<__half>(nibbles(y, 2 * j + 1), centre), p0, p1);
+              mma<T>(o[(j0 + half * 2 + j) % kTiles], sub2<__half>(nibbles(x, 2 * j), even),
+                     sub2<__half>(nibbles(x, 2 * j + 1), odd), sub2<__half>(nibbles(y, 2 * j), even),
+                     sub2<__half>(nibbles(y, 2 * j + 1), odd), p0, p1);
             }
           }
         }
       }
     }
-    if (next < last) load_values(part, next);
+    if (next < last) load_values(next);
   }
 
   // The warps' results: element e of a lane is dim piece * kElements + e % kElements.
-  float* tops = shared + kDecodeWarps * 8 * D;
+  float* tops = shared + kDecodeWarps * R::kWarp;
   float* masses = tops + kDecodeWarps * 8;
+  float* highs = masses + kDecodeWarps * 8;
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
 #pragma unroll
@@ -368,59 +542,68 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
       masses[warp * 8 + 2 * t + e] = mass[e];
     }
   }
-  float* mine = shared + warp * 8 * D;
+  float* mine = shared + warp * R::kWarp + 8 * t + r;
   constexpr float unit = kValueBits == 16 ? 1.0f : 1.0f / 256.0f;
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
     for (int x = 0; x < 2; ++x) {
-      const int element = 2 * j + x, piece = r + 8 * (element / V::kElements);
-      const int dim = piece * V::kElements + element % V::kElements;
-      if (V::kWhole || piece < V::kPieces) {
-        mine[(2 * t) * D + dim] = fmaf(o[j][2 * x], unit, shift[0]);
-        mine[(2 * t + 1) * D + dim] = fmaf(o[j][2 * x + 1], unit, shift[1]);
-      }
+      mine[(2 * j + x) * R::kStride] = fmaf(o[j][2 * x], unit, shift[0]);
+      mine[(2 * j + x) * R::kStride + 32] = fmaf(o[j][2 * x + 1], unit, shift[1]);
     }
   }
   __syncthreads();
-  const int64_t place = (i * gridDim.y + blockIdx.y) * a.splits;
-  constexpr int64_t kPart = 8ll * D + 16;
-  const auto store = [&](int head, int dim, float v, float top_now, float mass_now) {
-    const int h = head0 + head;
+  // What a head's sums become where the row is whole: `factor` over the mass, with the sink.
+  const auto finish = [&](int head, float highest, float total, float& factor) {
+    factor = 1.0f;
     if (a.sinks != nullptr) {
-      const float sink = a.sinks[h] * kLog2e, higher = fmaxf(top_now, sink);
-      v *= exp2_fast(top_now - higher);
-      mass_now = mass_now * exp2_fast(top_now - higher) + exp2_fast(sink - higher);
+      const float sink = a.sinks[head0 + head] * kLog2e, higher = fmaxf(highest, sink);
+      factor = exp2_fast(highest - higher);
+      total = total * factor + exp2_fast(sink - higher);
     }
-    v /= mass_now;
-    const int64_t at = i * a.out_stride + static_cast<int64_t>(h) * D + dim;
-    if (a.bf16) {
-      static_cast<__nv_bfloat16*>(a.out)[at] = __float2bfloat16_rn(v);
-    } else {
-      static_cast<__half*>(a.out)[at] = __float2half_rn(v);
-    }
+    factor /= total;
   };
-  for (int j = threadIdx.x; j < heads_here * D; j += kDecodeWarps * 32) {
-    const int head = j / D;
-    float highest = -INFINITY;
+  const auto store = [&](int head, int dim, float v, float w) {
+    const int64_t at = i * a.out_stride + static_cast<int64_t>(head0 + head) * D + dim;
+    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(a.out) + at) =
+        a.bf16 ? Num<__nv_bfloat16>::pack(v, w) : Num<__half>::pack(v, w);
+  };
+  constexpr int64_t kPart = 8ll * D + 16;
+  float* parts = a.parts + place * kPart;
+  if (static_cast<int>(threadIdx.x) < heads_here) {
+    const int head = threadIdx.x;
+    float highest = -INFINITY, total = 0.0f;
 #pragma unroll
     for (int w = 0; w < kDecodeWarps; ++w) highest = fmaxf(highest, tops[w * 8 + head]);
-    float v = 0.0f, m = 0.0f;
+    float factors[kDecodeWarps], last_factor = 1.0f;
 #pragma unroll
     for (int w = 0; w < kDecodeWarps; ++w) {
-      const float factor = tops[w * 8 + head] == -INFINITY ? 0.0f : exp2_fast(tops[w * 8 + head] - highest);
-      v = fmaf(factor, shared[w * 8 * D + j], v);
-      m = fmaf(factor, masses[w * 8 + head], m);
+      factors[w] = tops[w * 8 + head] == -INFINITY ? 0.0f : exp2_fast(tops[w * 8 + head] - highest);
+      total = fmaf(factors[w], masses[w * 8 + head], total);
     }
     if (active == 1) {
-      store(head, j % D, v, highest, m);
+      finish(head, highest, total, last_factor);
     } else {
-      float* to = a.parts + (place + split) * kPart;
-      __stcg(to + j, v);
-      if (j % D == 0) {
-        __stcg(to + 8 * D + head, highest);
-        __stcg(to + 8 * D + 8 + head, m);
-      }
+      __stcg(parts + split * kPart + 8 * D + head, highest);
+      __stcg(parts + split * kPart + 8 * D + 8 + head, total);
+    }
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) tops[w * 8 + head] = factors[w] * last_factor;
+  }
+  __syncthreads();
+  for (int j = 2 * threadIdx.x; j < heads_here * D; j += kDecodeWarps * 64) {
+    const int head = j / D, dim = j % D, piece = dim / V::kElements;
+    const int at = (piece / 8 * V::kElements + dim % V::kElements) * R::kStride + head % 2 * 32 + head / 2 * 8 + piece % 8;
+    float2 v = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      v.x = fmaf(tops[w * 8 + head], shared[w * R::kWarp + at], v.x);
+      v.y = fmaf(tops[w * 8 + head], shared[w * R::kWarp + at + R::kStride], v.y);
+    }
+    if (active == 1) {
+      store(head, dim, v.x, v.y);
+    } else {
+      __stcg(reinterpret_cast<float2*>(parts + split * kPart + j), v);
     }
   }
   if (active == 1) return;
@@ -434,30 +617,56 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   __syncthreads();
   if (!last_one) return;
   __threadfence();
-  // Factors of the splits and the total mass of each head in shared memory, then one pass over the parts.
-  const float* from = a.parts + place * kPart;
+  if (active <= 8) {  // everything is asked for at once
+    for (int j = threadIdx.x * 4; j < heads_here * D; j += kDecodeWarps * 32 * 4) {
+      const int head = j / D;
+      float high[8], sum[8];
+      float4 p[8];
+#pragma unroll
+      for (int w = 0; w < 8; ++w) {
+        high[w] = -INFINITY, sum[w] = 0.0f, p[w] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (w >= active) continue;
+        high[w] = __ldcg(parts + w * kPart + 8 * D + head), sum[w] = __ldcg(parts + w * kPart + 8 * D + 8 + head);
+        p[w] = __ldcg(reinterpret_cast<const float4*>(parts + w * kPart + j));
+      }
+      float highest = -INFINITY, total = 0.0f, last_factor;
+#pragma unroll
+      for (int w = 0; w < 8; ++w) highest = fmaxf(highest, high[w]);
+      float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+      for (int w = 0; w < 8; ++w) {
+        const float factor = exp2_fast(high[w] - highest);
+        total = fmaf(factor, sum[w], total);
+        v.x = fmaf(factor, p[w].x, v.x), v.y = fmaf(factor, p[w].y, v.y);
+        v.z = fmaf(factor, p[w].z, v.z), v.w = fmaf(factor, p[w].w, v.w);
+      }
+      finish(head, highest, total, last_factor);
+      store(head, j % D, v.x * last_factor, v.y * last_factor);
+      store(head, j % D + 2, v.z * last_factor, v.w * last_factor);
+    }
+    return;
+  }
+  // Factors of the splits in shared memory, then one pass over the parts.
   float* factors = shared;  // [active][8]
-  float* totals = shared + 64 * 8;
-  float* highs = totals + 8;
+  float* sums = shared + kDecodeMaxParts * 8;
   for (int j = threadIdx.x; j < active * 8; j += kDecodeWarps * 32) {
     const int w = j / 8, head = j % 8;
     if (head < heads_here) {
-      factors[j] = __ldcg(from + w * kPart + 8 * D + head);
-      shared[64 * 8 + 16 + j] = __ldcg(from + w * kPart + 8 * D + 8 + head);
+      factors[j] = __ldcg(parts + w * kPart + 8 * D + head);
+      sums[j] = __ldcg(parts + w * kPart + 8 * D + 8 + head);
     }
   }
   __syncthreads();
-  if (threadIdx.x < heads_here) {
+  if (static_cast<int>(threadIdx.x) < heads_here) {
     const int head = threadIdx.x;
-    float highest = -INFINITY, m = 0.0f;
+    float highest = -INFINITY, total = 0.0f;
     for (int w = 0; w < active; ++w) highest = fmaxf(highest, factors[w * 8 + head]);
     for (int w = 0; w < active; ++w) {
       const float factor = exp2_fast(factors[w * 8 + head] - highest);
       factors[w * 8 + head] = factor;
-      m = fmaf(factor, shared[64 * 8 + 16 + w * 8 + head], m);
+      total = fmaf(factor, sums[w * 8 + head], total);
     }
-    totals[head] = m;
-    highs[head] = highest;
+    finish(head, highest, total, highs[head]);
   }
   __syncthreads();
   for (int j = threadIdx.x * 4; j < heads_here * D; j += kDecodeWarps * 32 * 4) {
@@ -466,27 +675,26 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
 #pragma unroll 8
     for (int w = 0; w < active; ++w) {
       const float factor = factors[w * 8 + head];
-      const float4 p = __ldcg(reinterpret_cast<const float4*>(from + w * kPart + j));
+      const float4 p = __ldcg(reinterpret_cast<const float4*>(parts + w * kPart + j));
       v.x = fmaf(factor, p.x, v.x), v.y = fmaf(factor, p.y, v.y);
       v.z = fmaf(factor, p.z, v.z), v.w = fmaf(factor, p.w, v.w);
     }
-    store(head, j % D, v.x, highs[head], totals[head]);
-    store(head, j % D + 1, v.y, highs[head], totals[head]);
-    store(head, j % D + 2, v.z, highs[head], totals[head]);
-    store(head, j % D + 3, v.w, highs[head], totals[head]);
+    store(head, j % D, v.x * highs[head], v.y * highs[head]);
+    store(head, j % D + 2, v.z * highs[head], v.w * highs[head]);
   }
 }
 
-template <class T, int kKeyBits, int kValueBits>
+template <class T, int kKeyBits, int kValueBits, bool kRotate = false>
 void run_decode(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream) {
   with_head_dim("attention_decode", head_dim, [&](auto d) {
     constexpr int D = decltype(d)::value;
-    const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D>;
-    const size_t bytes = (kDecodeWarps * 8 * D + 2 * kDecodeWarps * 8) * sizeof(float);
+    const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D, kRotate>;
+    const size_t bytes = Results<kValueBits, D>::kFloats * sizeof(float);
     allow_shared("attention_decode", kernel, bytes);
     launch("attention_decode", kernel,
-           dim3(static_cast<unsigned>(a.splits), static_cast<unsigned>(kv.kv_heads * a.head_groups),
-                static_cast<unsigned>(n)),
+           dim3(static_cast<unsigned>(a.splits),
+                static_cast<unsigned>(kv.kv_heads * a.head_groups),
+                static_cast<unsigned>(a.plan != nullptr ? 1 : n)),
            dim3(kDecodeWarps * 32), bytes, stream, a, kv);
   });
 }

@@ -25,6 +25,10 @@
 namespace deploykit::cuda {
 
 void set_dependent_launch(bool on);
+// Off: the kernels of older generations are used where there are others for sm_90a (to check and to compare them).
+void set_wgmma(bool on);
+// Whether they are on and the device has what they need (wgmma, tensor maps).
+bool has_wgmma();
 // Multiprocessors of the current device (cached).
 int32_t multiprocessors();
 
@@ -60,7 +64,7 @@ struct LinearCall {
   const void* norm_weight = nullptr;  // T [k]; nullptr = no norm
   float norm_eps = 1e-5f;
   float norm_offset = 0.0f;
-  // Partial sums of w4_mma (w4_mma_workspace_bytes): the first 64 KiB zero at the start; every call leaves them zero.
+  // Partial sums of w4_mma and gemm16 (their ..._workspace_bytes): the first 64 KiB zero at the start; every call leaves them zero.
   // Calls that may run at the same time need workspaces of their own.
   void* workspace = nullptr;
 };
@@ -71,13 +75,17 @@ struct LinearCall {
 constexpr int32_t kGemv16MaxM = 8;
 void gemv16(const LinearCall& call, const void* w, int64_t n, int64_t k, cudaStream_t stream);
 
+// 16-bit weights, any m, on devices of generation 9.0: y as above with every epilogue, no norm. w as for gemv16, k % 8 == 0.
+// Needs call.workspace (as of W4: the first 64 KiB zero at the start and left zero).
+int64_t gemm16_workspace_bytes();
+void gemm16(const LinearCall& call, const void* w, int64_t n, int64_t k, cudaStream_t stream);
+
 // 4-bit weights with a scale and a zero point for every `group` inputs: w = (q - z) * scale.
 // One packed layout for every tier:
-//   data   [n / 16][k / 64][32 lanes] 16 bytes. Lane (r = lane / 4, t = lane % 4) holds inputs 64c + 16t + j, j < 16,
-//   of
-//          rows r and r + 8 of the tile: word s (s < 4) has nibble i = row r, j = 4s + {0, 1} for i = 0, 4; row r + 8
-//          for i = 1, 5; row r, j = 4s + {2, 3} for i = 2, 6; row r + 8 for i = 3, 7: two nibbles 16 bits apart are one
-//          operand register of mma.m16n8k16.
+//   data   [n / 16][k / 64][32 lanes] 16 bytes. Lane (r = lane / 4, t = lane % 4) holds of rows r and r + 8 of the tile,
+//          in word s (s < 4), inputs 64c + 16s + {2t, 2t + 1, 2t + 8, 2t + 9}: row r, 2t + {0, 1} in nibbles 0, 4; row
+//          r + 8 in 1, 5; row r, 2t + {8, 9} in 2, 6; row r + 8 in 3, 7. Two nibbles 16 bits apart are one register of
+//          the first operand of mma.m16n8k16 and of wgmma.
 //   params [n / 16][k / group][8][2] uint32: f16 bits of the scale of row r (and r + 8) below, its zero point << 16.
 // Limits: group 32, 64 or 128, n % 16 == 0, k % 64 == 0, k % group == 0.
 struct W4Weight {
@@ -102,10 +110,14 @@ struct W4Source {
 // the gate or up rows (row_offset 0). Parts of one dst may be given in any order, each by one call.
 void w4_repack(const W4Source& source, const W4Weight& dst, int64_t row_offset, RowMap map, cudaStream_t stream);
 
+// y as above for any m >= 1 by the fastest of w4_gemv, w4_mma and, on sm_90, a wgmma kernel without limits. A norm on the
+// way in: m <= 8. call.workspace: w4_matmul_workspace_bytes() (0 on sm_90), the first 64 KiB zero at the start.
+int64_t w4_matmul_workspace_bytes();
+void w4_matmul(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
 // m <= 8, x may be normalized on the way in (worth it for m <= 2).
 constexpr int32_t kW4GemvMaxM = 8;
 void w4_gemv(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
-// m <= 64, needs call.workspace; no norm.
+// m <= 64, needs call.workspace; no norm. For devices without wgmma.
 constexpr int32_t kW4MmaMaxM = 64;
 int64_t w4_mma_workspace_bytes();
 void w4_mma(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
@@ -140,6 +152,9 @@ struct NormCall {
   void* y = nullptr;
   int64_t y_stride = 0;
   const int32_t* gather = nullptr;
+  // The next kernel reads nothing but weights before its own wait (gemm16, gemv16, w4_...): it may start before the
+  // kernel in front of this one has ended.
+  bool frees_next = false;
 };
 void norm(const NormCall& call, cudaStream_t stream);
 
@@ -179,12 +194,13 @@ int64_t kv_head_bytes(KvType type, int32_t block_len, int32_t head_dim);
 struct RopeCall {
   DType dtype = DType::bf16;
   int64_t tokens = 0;
-  // q is written rotated in place; k and v are rotated and stored into the KV memory (and not written back).
+  // q is written rotated in place; k is rotated, k and v are stored into the KV memory.
   void* q = nullptr;  // T [tokens, heads * D]
   int64_t q_stride = 0;
   const void* k = nullptr;  // T [tokens, kv_heads * D]
   const void* v = nullptr;
   int64_t kv_stride = 0;
+  bool keep_k = false;  // k is written rotated in place, too (FreshKv)
   int32_t heads = 0;
   const int32_t* row = nullptr;       // [tokens] row of each token; -1 = padding: nothing is written for it
   const int32_t* index = nullptr;     // [tokens] its place in the row's KV memory
@@ -216,6 +232,7 @@ struct AttentionCall {
   int64_t q_stride = 0;
   void* out = nullptr;  // T [tokens, heads * D]
   int64_t out_stride = 0;
+  int64_t tokens = 0;  // rows of q (attention_prefill alone): nothing beyond is read
 };
 
 // One query a row, for n batch entries; the row's KV memory holds tokens 0 .. index[i], the query's own included.
@@ -228,48 +245,71 @@ int64_t attention_decode_workspace_bytes(int32_t n, int32_t heads, int32_t kv_he
 void attention_decode(const AttentionCall& call, const KvView& kv, int32_t n, const int32_t* row, const int32_t* index,
                       int32_t splits, void* workspace, cudaStream_t stream);
 
+// The same, cut by the rows' real lengths: attention_plan() once a step for all layers of these head counts (`plan`,
+// attention_plan_bytes() of device memory, 16-byte aligned), then each layer's call with it. Long rows get more parts,
+// short ones stay whole, the longest parts begin first. The plan is read before the kernel right in front has ended:
+// at least one kernel stands between the two.
+int32_t attention_plan_units(int32_t n, int32_t heads, int32_t kv_heads);
+int64_t attention_plan_bytes(int32_t n, int32_t heads, int32_t kv_heads);
+void attention_plan(int32_t n, int32_t heads, int32_t kv_heads, const int32_t* row, const int32_t* index, int32_t* plan,
+                    cudaStream_t stream);
+int64_t attention_planned_workspace_bytes(int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim);
+void attention_decode_planned(const AttentionCall& call, const KvView& kv, int32_t n, const int32_t* row,
+                              const int32_t* index, const int32_t* plan, void* workspace, cudaStream_t stream);
+
+// rope_store() and attention_decode() (or with `plan`, attention_decode_planned(), whose workspace it needs) in one
+// kernel, for entries of one token each: entry i is token i of `rope` (its row, index, position, k and v), its query
+// call.q's row i, not rotated yet and left so; rope.q and rope.keep_k are unused. Each row comes up once. The kernel
+// right in front may write q, k and v, and nothing else that is read here.
+void rope_attention_decode(const RopeCall& rope, const AttentionCall& call, const KvView& kv, int32_t n, int32_t splits,
+                           const int32_t* plan, void* workspace, cudaStream_t stream);
+
+// K and V of this step's tokens as the batch holds them, rotated (RopeCall::keep_k), beside the queries: token t of the
+// batch is row t of both. k = nullptr: none. v lies behind k (both in the product of Q, K and V).
+struct FreshKv {
+  const void* k = nullptr;  // T [tokens, kv_heads * D]
+  const void* v = nullptr;
+  int64_t stride = 0;
+};
 // Many queries a row, causal: sequence s has queries q[q_start[s] .. q_start[s + 1]), which are tokens
 // index0[s], index0[s] + 1, ... of row row[s]; its KV memory holds them and all before. 16-bit KV alone (others: see
-// kv_gather). q_start [sequences + 1], index0 and row [sequences] in device memory; max_queries >= every count.
+// kv_gather). q_start [sequences + 1], index0 and row [sequences] in device memory, not written by the kernel right in
+// front; max_queries >= every count; call.tokens >= q_start[sequences]. With `fresh`, sequences whose index0 is 0 read
+// K and V there and never touch the KV memory.
 void attention_prefill(const AttentionCall& call, const KvView& kv, int32_t sequences, const int32_t* q_start,
-                       const int32_t* index0, const int32_t* row, int32_t max_queries, cudaStream_t stream);
+                       const int32_t* index0, const int32_t* row, int32_t max_queries, cudaStream_t stream,
+                       const FreshKv& fresh = {});
 
 // Unpack tokens 0 .. length[s] - 1 of row[s] of quantized KV memory (one layer) into 16-bit KV memory of a layout of
 // its own (`out`: same heads and D; out.block_table is indexed by s), to be attended with block table rows 0 ..
-// sequences - 1.
+// sequences - 1. row and length aren't written by the kernel right in front.
 void kv_gather(DType dtype, const KvView& kv, const KvView& out, int32_t sequences, const int32_t* row,
                const int32_t* length, int32_t max_length, cudaStream_t stream);
 
 // Whole blocks: dst[i] = src[i] for pairs [count][2] (src, dst); no block may be both.
 void copy_blocks(const KvView& kv, const int32_t* pairs, int64_t count, cudaStream_t stream);
 
-// --------------------------------------------------------------------------------------------------------- token pool
-// pool int32 [max_rows, pool_stride]: a row's known tokens. out[t] = pool[row[t]][index[t]]; 0 where row[t] = -1.
-void pool_read(const int32_t* pool, int64_t pool_stride, const int32_t* row, const int32_t* index, int64_t count,
-               int32_t* out, cudaStream_t stream);
-// pool[row[i]][index[i]] = tokens[i]; nothing where row[i] = -1 or tokens[i] < 0.
-void pool_write(int32_t* pool, int64_t pool_stride, const int32_t* row, const int32_t* index, const int32_t* tokens,
-                int64_t count, cudaStream_t stream);
-// For the next step of a decode graph: index[i] += 1, position[i] += 1 (where given) for row[i] != -1.
-void advance(const int32_t* row, int32_t* index, int32_t* position, int64_t count, cudaStream_t stream);
-
 // ------------------------------------------------------------------------------------------------------------ sampling
 // docs/sampling.md. One struct a batch entry, in device memory.
 struct SampleRow {
-  float temperature = 0.0f;
-  float top_p = 1.0f;
-  float min_p = 0.0f;
+  double temperature = 0.0;
+  double top_p = 1.0;
+  double min_p = 0.0;
   float repetition = 1.0f;
   float frequency = 0.0f;
   float presence = 0.0f;
   int32_t top_k = 0;
   int32_t position = 0;  // output tokens produced before this one
   uint64_t seed = 0;
-  // Slices [begin, end) of the arrays of SampleLists.
+  // Parts [begin, end) of the arrays of SampleLists.
   int32_t bias_begin = 0, bias_end = 0;
+  int32_t bias_values = 0;  // where the biases' values begin
   int32_t ban_begin = 0, ban_end = 0;
-  int32_t counts_slot = -1;  // row of SampleLists::counts, -1 = no penalties
-  int32_t mask_slot = -1;    // row of SampleLists::masks, -1 = no grammar
+  // Row of SampleLists::counts and of the processed logits; -1 = logits are drawn from as they are.
+  int32_t slot = -1;
+  int32_t mask_slot = -1;  // row of SampleLists::masks, -1 = no grammar
+  int32_t logprobs = -1;   // of the drawn token, and of so many best ones (kMaxTopLogprobs at most); -1 = none
+  int32_t active = 1;      // 0: nothing is drawn (kSampleSkipped)
 };
 struct SampleLists {
   const int32_t* bias_id = nullptr;  // distinct ids of a row, inside the vocabulary
@@ -278,24 +318,32 @@ struct SampleLists {
   const uint32_t* counts = nullptr;  // [slots, vocab]: bit 31 = in the prompt, below it: times produced
   const uint32_t* masks = nullptr;   // [slots, ceil(vocab / 32)]
 };
-enum SampleError : int32_t { kSampleNonfinite = -1, kSampleNoToken = -2 };
+enum SampleError : int32_t { kSampleNonfinite = -1, kSampleNoToken = -2, kSampleSkipped = -3 };
+constexpr int32_t kMaxTopLogprobs = 20;
+struct SampleLogprobs {
+  double logprob;
+  int32_t token, rank;  // rank 1 = the most likely; token -1 = none were asked for
+  int32_t top_ids[kMaxTopLogprobs];
+  double top[kMaxTopLogprobs];
+};
 
 // Step 6 on raw logits: token[i] = argmax, the lowest id on ties; kSampleNonfinite where a logit is NaN or infinite.
 // logits float32 [n, vocab]. workspace: sample_workspace_bytes(n, vocab), no particular content.
 void argmax(const float* logits, int64_t stride, int32_t n, int32_t vocab, int32_t* token, void* workspace,
             cudaStream_t stream);
-// Steps 0 to 5, in place.  error[i] = 0, kSampleNonfinite or kSampleNoToken (no token is decided by draw()).
-void process_logits(float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows,
-                    const SampleLists& lists, int32_t* error, cudaStream_t stream);
-// Steps 6 to 11 on processed logits: token[i], or error[i] (read first, then set) where it is negative.
-void draw(const float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows, int32_t* error,
-          int32_t* token, cudaStream_t stream);
 int64_t sample_workspace_bytes(int32_t n, int32_t vocab);
-// After a draw: counts[slot][token] += 1 for rows with a counts slot.
+// Steps 0 to 5. Logits of rows with a slot go through them into processed [slots, vocab]; the others are looked at
+// alone. error[i] = 0, kSampleNonfinite, kSampleNoToken or kSampleSkipped.
+void process_logits(const float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows,
+                    const SampleLists& lists, float* processed, int32_t* error, cudaStream_t stream);
+// Steps 6 to 11, each row from its slot of `processed` or from its logits: token[i], or error[i] where it is negative.
+void draw(const float* logits, int64_t stride, const float* processed, int32_t n, int32_t vocab, const SampleRow* rows,
+          int32_t* error, int32_t* token, cudaStream_t stream);
+// After a draw: counts[slot][token] += 1 for rows with a slot.
 void count_tokens(const SampleRow* rows, const int32_t* token, int32_t n, int32_t vocab, uint32_t* counts,
                   cudaStream_t stream);
-// Natural log-softmax of raw logits at token[i] and its rank (1 = best), float64; token < 0: skipped.
-void token_logprobs(const float* logits, int64_t stride, int32_t n, int32_t vocab, const int32_t* token,
-                    double* logprob, int32_t* rank, cudaStream_t stream);
+// Natural log-softmax of raw logits at token[i] and at the best ones, for rows that want it; token < 0: none.
+void token_logprobs(const float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows,
+                    const int32_t* token, SampleLogprobs* out, cudaStream_t stream);
 
 }  // namespace deploykit::cuda

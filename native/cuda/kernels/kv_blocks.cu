@@ -4,38 +4,59 @@
 namespace deploykit::cuda {
 namespace {
 
-// A warp a token and KV head.
+// 16 elements of K and of V of a token a thread.
 template <class T>
 __global__ void __launch_bounds__(256) gather_kernel(const KvArgs in, const KvArgs out, int k_bits, int v_bits,
-                                                     int head_dim, const int32_t* row, const int32_t* length) {
+                                                     int pieces, const int32_t* row, const int32_t* length) {
+  const int sequence = blockIdx.z, head = blockIdx.y;
+  const int unit = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  const int index = unit / pieces, piece = unit - index * pieces;
+  const bool mine = index < length[sequence];
   wait_prior_grid();
   allow_next_grid();
-  const int sequence = blockIdx.z, head = blockIdx.y, lane = threadIdx.x % 32;
-  const int index = static_cast<int>(blockIdx.x) * 8 + threadIdx.x / 32;
-  if (index >= length[sequence]) return;
+  if (!mine) return;
   const char* from = kv_part(in, row[sequence], head, index);
   char* to = kv_part(out, sequence, head, index);
-  const int from_place = index % in.block_len, to_place = index % out.block_len;
+  const int from_place = index - kv_slot(in, index) * in.block_len;
+  const int to_place = index - kv_slot(out, index) * out.block_len;
+  uint32_t packed[2][4];
+  float2 param[2];
 #pragma unroll
   for (int value = 0; value < 2; ++value) {
-    const int bits = value ? v_bits : k_bits;
     const char* data = from + (value ? in.v_offset + static_cast<int64_t>(from_place) * in.v_row
                                      : static_cast<int64_t>(from_place) * in.k_row);
-    const float2 p = kv_param(
-        *reinterpret_cast<const uint32_t*>(from + (value ? in.v_params_offset : in.k_params_offset) + from_place * 4));
-    uint32_t* words =
-        reinterpret_cast<uint32_t*>(to + (value ? out.v_offset : 0) + static_cast<int64_t>(to_place) * out.k_row);
-    for (int w = lane; w < head_dim / 2; w += 32) {
-      uint32_t a, b;
-      if (bits == 8) {
-        const uint32_t u = reinterpret_cast<const uint16_t*>(data)[w];
-        a = u & 255u, b = u >> 8;
-      } else {
-        const uint32_t u = reinterpret_cast<const uint8_t*>(data)[w];
-        a = u & 15u, b = u >> 4;
-      }
-      words[w] = Num<T>::pack(fmaf(static_cast<float>(a), p.x, p.y), fmaf(static_cast<float>(b), p.x, p.y));
+    if ((value ? v_bits : k_bits) == 8) {
+      const uint4 w = reinterpret_cast<const uint4*>(data)[piece];
+      packed[value][0] = w.x, packed[value][1] = w.y, packed[value][2] = w.z, packed[value][3] = w.w;
+    } else {
+      const uint2 w = reinterpret_cast<const uint2*>(data)[piece];
+      packed[value][0] = w.x, packed[value][1] = w.y;
     }
+    param[value] = kv_param(
+        *reinterpret_cast<const uint32_t*>(from + (value ? in.v_params_offset : in.k_params_offset) + from_place * 4));
+  }
+#pragma unroll
+  for (int value = 0; value < 2; ++value) {
+    const float2 p = param[value];
+    const auto number = [&](uint32_t u) { return fmaf(static_cast<float>(u), p.x, p.y); };
+    uint32_t w[8];
+    if ((value ? v_bits : k_bits) == 8) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t two = packed[value][i / 2] >> (i % 2 * 16);
+        w[i] = Num<T>::pack(number(two & 255u), number(two >> 8 & 255u));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t two = packed[value][i / 4] >> (i % 4 * 8);
+        w[i] = Num<T>::pack(number(two & 15u), number(two >> 4 & 15u));
+      }
+    }
+    uint4* words = reinterpret_cast<uint4*>(to + (value ? out.v_offset : 0) +
+                                            static_cast<int64_t>(to_place) * out.k_row + piece * 32);
+    words[0] = make_uint4(w[0], w[1], w[2], w[3]);
+    words[1] = make_uint4(w[4], w[5], w[6], w[7]);
   }
 }
 
@@ -62,11 +83,12 @@ void kv_gather(DType dtype, const KvView& kv, const KvView& out, int32_t sequenc
   if (sequences == 0 || max_length == 0) return;
   const KvArgs in_args = kv_args(name, kv), out_args = kv_args(name, out);
   const auto kernel = dtype == DType::bf16 ? gather_kernel<__nv_bfloat16> : gather_kernel<__half>;
+  const int pieces = kv.head_dim / 16;
   launch(name, kernel,
-         dim3(static_cast<unsigned>(ceil_div(max_length, 8)), static_cast<unsigned>(kv.kv_heads),
+         dim3(static_cast<unsigned>(ceil_div(int64_t{max_length} * pieces, 256)), static_cast<unsigned>(kv.kv_heads),
               static_cast<unsigned>(sequences)),
          dim3(256), 0, stream, in_args, out_args, kv.type == KvType::int4 ? 4 : 8, kv.type == KvType::int8 ? 8 : 4,
-         kv.head_dim, row, length);
+         pieces, row, length);
 }
 
 void copy_blocks(const KvView& kv, const int32_t* pairs, int64_t count, cudaStream_t stream) {

@@ -18,8 +18,9 @@ __device__ __forceinline__ float block_sum(float v, float* parts) {
 template <class T, int kVectors>
 __global__ void __launch_bounds__(256) norm_kernel(const NormCall c) {
   __shared__ float parts[8];
+  if (c.frees_next) allow_next_grid();
   wait_prior_grid();
-  allow_next_grid();
+  if (!c.frees_next) allow_next_grid();
   const int64_t row = blockIdx.x, from = c.gather != nullptr ? c.gather[row] : row;
   const T* x = static_cast<const T*>(c.x) + from * c.x_stride;
   float v[kVectors][8];

@@ -65,13 +65,12 @@ __device__ __forceinline__ uint32_t top_k_key(DrawShared& s, const float* x, int
   for (int shift = 24; shift >= 0; shift -= 8) {
     if (threadIdx.x < 256) s.counts[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < vocab; i += kSampleThreads) {
-      const float v = x[i];
+    each_logit(x, vocab, [&](int, float v) {
       const uint32_t key = key_of(v);
       if (v > -INFINITY && (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8))) {
         atomicAdd(&s.counts[key >> shift & 255u], 1u);
       }
-    }
+    });
     __syncthreads();
     if (threadIdx.x == 0) {
       int b = 255;
@@ -109,14 +108,13 @@ __device__ __forceinline__ uint32_t top_p_key(DrawShared& s, const float* x, int
   for (int shift = 24; shift >= 0; shift -= 8) {
     if (threadIdx.x < 256) s.masses[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < vocab; i += kSampleThreads) {
-      const float v = x[i];
+    each_logit(x, vocab, [&](int, float v) {
       const uint32_t key = key_of(v);
-      if (key < floor_key || !(v > -INFINITY)) continue;
-      if (shift != 24 && key >> (shift + 8) != prefix >> (shift + 8)) continue;
+      if (key < floor_key || !(v > -INFINITY)) return;
+      if (shift != 24 && key >> (shift + 8) != prefix >> (shift + 8)) return;
       const unsigned long long mass = weights.fixed(v);
       if (mass != 0) atomicAdd(&s.masses[key >> shift & 255u], mass);
-    }
+    });
     __syncthreads();
     if (threadIdx.x == 0) {
       if (shift == 24) {
@@ -144,7 +142,8 @@ __device__ __forceinline__ uint32_t top_p_key(DrawShared& s, const float* x, int
   return prefix;
 }
 
-__global__ void __launch_bounds__(kSampleThreads) draw_kernel(const float* logits, int64_t stride, int32_t vocab,
+__global__ void __launch_bounds__(kSampleThreads) draw_kernel(const float* logits, int64_t stride,
+                                                              const float* processed, int32_t vocab,
                                                               const SampleRow* rows, int32_t* error, int32_t* token) {
   __shared__ DrawShared s;
   wait_prior_grid();
@@ -155,29 +154,29 @@ __global__ void __launch_bounds__(kSampleThreads) draw_kernel(const float* logit
     return;
   }
   const SampleRow p = rows[row];
-  const float* x = logits + row * stride;
+  const float* x = p.slot >= 0 ? processed + static_cast<int64_t>(p.slot) * vocab : logits + row * stride;
   // the highest value, and the lowest id that has it
   uint32_t highest_key = 0;
-  for (int i = threadIdx.x; i < vocab; i += kSampleThreads) highest_key = max(highest_key, key_of(x[i]));
+  each_logit(x, vocab, [&](int, float v) { highest_key = max(highest_key, key_of(v)); });
   highest_key = block_fold(highest_key, s.folds, [](uint32_t a, uint32_t b) { return max(a, b); });
   const float highest = value_of(highest_key);
   if (!(highest > -INFINITY)) {
     if (threadIdx.x == 0) error[row] = token[row] = kSampleNoToken;
     return;
   }
-  if (p.temperature == 0.0f) {
+  if (p.temperature == 0.0) {
     uint32_t first = 0xffffffffu;
-    for (int i = threadIdx.x; i < vocab; i += kSampleThreads) {
-      if (key_of(x[i]) == highest_key) first = min(first, static_cast<uint32_t>(i));
-    }
+    each_logit(x, vocab, [&](int i, float v) {
+      if (key_of(v) == highest_key) first = min(first, static_cast<uint32_t>(i));
+    });
     first = block_fold(first, s.folds, [](uint32_t a, uint32_t b) { return min(a, b); });
     if (threadIdx.x == 0) token[row] = static_cast<int32_t>(first);
     return;
   }
-  const Weights weights = {highest, static_cast<double>(p.temperature)};
+  const Weights weights = {highest, p.temperature};
   uint32_t lowest_key = 0;
   if (p.top_k > 0 && p.top_k < vocab) lowest_key = top_k_key(s, x, vocab, static_cast<uint32_t>(p.top_k));
-  if (p.top_p < 1.0f) lowest_key = max(lowest_key, top_p_key(s, x, vocab, lowest_key, weights, p.top_p));
+  if (p.top_p < 1.0) lowest_key = max(lowest_key, top_p_key(s, x, vocab, lowest_key, weights, p.top_p));
   const double min_p = p.min_p;
   const auto weight = [&](int i) {
     const float v = x[i];
@@ -233,8 +232,8 @@ __global__ void count_kernel(const SampleRow* rows, const int32_t* token, int32_
   wait_prior_grid();
   allow_next_grid();
   const int i = blockIdx.x * 256 + threadIdx.x;
-  if (i >= n || rows[i].counts_slot < 0 || token[i] < 0) return;
-  counts[static_cast<int64_t>(rows[i].counts_slot) * vocab + token[i]] += 1;
+  if (i >= n || rows[i].slot < 0 || token[i] < 0) return;
+  counts[static_cast<int64_t>(rows[i].slot) * vocab + token[i]] += 1;
 }
 
 }  // namespace
@@ -252,12 +251,12 @@ void argmax(const float* logits, int64_t stride, int32_t n, int32_t vocab, int32
          static_cast<const unsigned long long*>(parts), token);
 }
 
-void draw(const float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows, int32_t* error,
-          int32_t* token, cudaStream_t stream) {
+void draw(const float* logits, int64_t stride, const float* processed, int32_t n, int32_t vocab, const SampleRow* rows,
+          int32_t* error, int32_t* token, cudaStream_t stream) {
   require(vocab >= 1, "draw", "vocab >= 1");
   if (n == 0) return;
-  launch("draw", draw_kernel, dim3(static_cast<unsigned>(n)), dim3(kSampleThreads), 0, stream, logits, stride, vocab,
-         rows, error, token);
+  launch("draw", draw_kernel, dim3(static_cast<unsigned>(n)), dim3(kSampleThreads), 0, stream, logits, stride,
+         processed, vocab, rows, error, token);
 }
 
 void count_tokens(const SampleRow* rows, const int32_t* token, int32_t n, int32_t vocab, uint32_t* counts,

@@ -19,6 +19,20 @@ __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
+// fn(i, x[i]) for every i of the row, a block's threads in turns of four; vocab and alignment may be any.
+template <class Fn>
+__device__ __forceinline__ void each_logit(const float* x, int vocab, Fn fn) {
+  const int fours = reinterpret_cast<uintptr_t>(x) % 16 == 0 ? vocab / 4 : 0;
+  for (int i = threadIdx.x; i < fours; i += kSampleThreads) {
+    const float4 v = reinterpret_cast<const float4*>(x)[i];
+    fn(4 * i, v.x);
+    fn(4 * i + 1, v.y);
+    fn(4 * i + 2, v.z);
+    fn(4 * i + 3, v.w);
+  }
+  for (int i = 4 * fours + threadIdx.x; i < vocab; i += kSampleThreads) fn(i, x[i]);
+}
+
 template <class V, class Fn>
 __device__ __forceinline__ V block_fold(V v, V* parts, Fn fn) {
 #pragma unroll

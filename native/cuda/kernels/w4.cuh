@@ -25,6 +25,23 @@ __device__ __forceinline__ void unpack_word(uint32_t word, uint32_t zero_lo, uin
   }
 }
 
+// A quad's 4 x 4 words transposed: lane t of the quad gives word s to lane s, and ends with the quad's words t in the
+// order of the lanes. Whole warps. After it lane t holds 16 neighbouring inputs: word s has 2s, 2s + 1, 2s + 8, 2s + 9.
+__device__ __forceinline__ void exchange_words(uint32_t (&words)[4], int t) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = t & step;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t& low = words[step == 1 ? 2 * i : i];
+      uint32_t& high = words[step == 1 ? 2 * i + 1 : i + 2];
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+      low = upper ? other : low;
+      high = upper ? high : other;
+    }
+  }
+}
+
 template <class T>
 __device__ __forceinline__ uint32_t zero_pair(uint32_t param) {
   const uint32_t z = param >> 16;

@@ -7,6 +7,8 @@
 namespace deploykit::cuda {
 namespace {
 
+// A token's slab has its 4-byte words in the order in which lanes take them: of a chunk of 64 inputs, lane t has its eight
+// words (step s, half h) side by side, at 32 bytes x (t ^ chunk / 2 % 4), which spreads the writers over the banks.
 constexpr int kTokenPad = 16;  // bytes after a token's slab: two tokens' quads then read all banks
 constexpr int kStagedMaxM = 2;
 
@@ -29,6 +31,45 @@ __device__ __forceinline__ void load_piece(Piece<kGroup, kTiles>& piece, const u
       if (kGroup == 128 || g < 64 / kGroup || whole) {
         piece.p[i][g] = load_stream8(p + i * p_tile + (static_cast<int64_t>(step) * (128 / kGroup) + g) * 8);
       }
+    }
+  }
+}
+
+// stage_tokens of linear.cuh, in that order. A thread has the 16 inputs of a step; lanes take chunks 0, 2, 4, 6, 1, 3, ..
+template <class T, bool kNorm, int kThreads>
+__device__ __forceinline__ void stage_in_order(const LinearArgs& a, char* shared, int stride, int64_t first, int count,
+                                               float* square_part) {
+  const int lane = threadIdx.x % 32, chunk = lane / 4 % 4 * 2 + lane / 16;
+  const T* g = static_cast<const T*>(a.norm_weight) + first;
+  for (int token = 0; token < a.m; ++token) {
+    const T* x = static_cast<const T*>(a.x) + token * a.x_stride + first;
+    float squares = 0.0f;
+    for (int base = threadIdx.x / 32 * 512; base < count; base += kThreads * 16) {
+      const int i = base + chunk * 64 + lane % 4 * 16;
+      if (i >= count) continue;
+      const uint4 loaded[2] = {load16(x + i), load16(x + i + 8)};
+      uint32_t v[8] = {loaded[0].x, loaded[0].y, loaded[0].z, loaded[0].w,
+                       loaded[1].x, loaded[1].y, loaded[1].z, loaded[1].w};
+      if (kNorm) {
+        const uint4 weight[2] = {load16(g + i), load16(g + i + 8)};
+        const uint32_t* pw = reinterpret_cast<const uint32_t*>(weight);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const float2 f = Num<T>::to_float2(v[j]), w = Num<T>::to_float2(pw[j]);
+          squares = fmaf(f.x, f.x, squares);
+          squares = fmaf(f.y, f.y, squares);
+          v[j] = Num<T>::pack(f.x * (w.x + a.norm_offset), f.y * (w.y + a.norm_offset));
+        }
+      }
+      char* to = shared + token * stride + i / 64 * 128 + lane % 4 * 8;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        *reinterpret_cast<uint2*>(to + (t ^ (i / 128 & 3)) * 32) = make_uint2(v[t], v[t + 4]);
+      }
+    }
+    if (kNorm) {
+      squares = warp_sum(squares);
+      if (lane == 0) square_part[token] = first == 0 ? squares : square_part[token] + squares;
     }
   }
 }
@@ -59,14 +100,14 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
 
   float sum[kTiles][4] = {};
   const int stride = slab_steps * 256 + kTokenPad;
-  const char* operand = tokens + r * stride + t * 32;
+  const char* operand = tokens + r * stride + (t ^ warp % 4) * 32;  // a warp's steps are equal modulo 4
   const T* x = static_cast<const T*>(a.x) + r * a.x_stride + t * 16;
   for (int slab = 0; slab < steps; slab += slab_steps) {
     const int slab_end = min(slab + slab_steps, steps);
     const int64_t first = static_cast<int64_t>(slab) * 128, last = min(static_cast<int64_t>(slab_end) * 128, a.k);
     if (kStaged) {
       if (slab > 0) __syncthreads();
-      stage_tokens<T, kNorm, kWarps * 32>(a, tokens, stride, first, static_cast<int>(last - first), square_part[warp]);
+      stage_in_order<T, kNorm, kWarps * 32>(a, tokens, stride, first, static_cast<int>(last - first), square_part[warp]);
       __syncthreads();
     }
     for (int base = slab + warp; base < slab_end; base += kDepth * kWarps) {
@@ -94,25 +135,28 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             if (h == 1 && !whole) continue;
-            const uint32_t words[4] = {pieces[i].q[tile][h].x, pieces[i].q[tile][h].y, pieces[i].q[tile][h].z,
-                                       pieces[i].q[tile][h].w};
-            const uint32_t xs[8] = {v[h][0].x, v[h][0].y, v[h][0].z, v[h][0].w,
-                                    v[h][1].x, v[h][1].y, v[h][1].z, v[h][1].w};
-            // A lane's 16 inputs have one group, but with groups of 32 a quad's 64 have two: then each group's sum is
-            // an mma of its own, with the other group's lanes at zero.
+            uint32_t words[4] = {pieces[i].q[tile][h].x, pieces[i].q[tile][h].y, pieces[i].q[tile][h].z,
+                                 pieces[i].q[tile][h].w};
+            const uint32_t* in = reinterpret_cast<const uint32_t*>(v[h]);
+            // Straight from memory a lane has 16 neighbouring inputs, so it needs their weights.
+            if (!kStaged) exchange_words(words, t);
+            // A chunk has two groups of 32. Staged, a step of 16 inputs has one of them; else a lane has, and each
+            // group's sum is an mma of its own, with the other group's lanes at zero.
             constexpr int kParts = kGroup == 32 ? 2 : 1;
             const uint2* param = &pieces[i].p[tile][kGroup == 128 ? 0 : h * kParts];
-            const uint2 own = kParts == 2 && t >= 2 ? param[kParts - 1] : param[0];
-            const uint32_t zero_lo = zero_pair<T>(own.x), zero_hi = zero_pair<T>(own.y);
             float d[kParts][4] = {};
 #pragma unroll
             for (int s = 0; s < 4; ++s) {
+              const bool second = kParts == 2 && (kStaged ? s >= 2 : t >= 2);
+              const uint2 own = param[second ? kParts - 1 : 0];
+              const uint32_t b0 = in[kStaged ? 2 * s : s], b1 = in[kStaged ? 2 * s + 1 : s + 4];
               uint32_t w[4];
-              unpack_word<T>(words[s], zero_lo, zero_hi, w);
+              unpack_word<T>(words[s], zero_pair<T>(own.x), zero_pair<T>(own.y), w);
 #pragma unroll
               for (int part_index = 0; part_index < kParts; ++part_index) {
-                const bool mine = kParts == 1 || (t >= 2) == (part_index == 1);
-                mma<T>(d[part_index], w[0], w[1], w[2], w[3], mine ? xs[2 * s] : 0u, mine ? xs[2 * s + 1] : 0u);
+                if (kStaged && second != (part_index == 1)) continue;
+                const bool mine = second == (part_index == 1);
+                mma<T>(d[part_index], w[0], w[1], w[2], w[3], mine ? b0 : 0u, mine ? b1 : 0u);
               }
             }
 #pragma unroll

@@ -99,37 +99,29 @@ __device__ __forceinline__ void multiply(float (&sum)[2][kTokenTiles][4], const 
         reinterpret_cast<const uint2*>(stage + S::kDataBytes) + (tile * (128 / kGroup) + chunk * 64 / kGroup) * 8 + r;
     uint2 own = param[0];
     scale[i][0][0] = scale_of(own.x), scale[i][0][1] = scale_of(own.y);
+    unpack_word<T>(q.x, zero_pair<T>(own.x), zero_pair<T>(own.y), w[i][0]);
+    unpack_word<T>(q.y, zero_pair<T>(own.x), zero_pair<T>(own.y), w[i][1]);
     if (kParts == 2) {
-      const uint2 other = param[8];
-      scale[i][kParts - 1][0] = scale_of(other.x), scale[i][kParts - 1][1] = scale_of(other.y);
-      if (t >= 2) own = other;
+      own = param[8];
+      scale[i][kParts - 1][0] = scale_of(own.x), scale[i][kParts - 1][1] = scale_of(own.y);
     }
-    const uint32_t zero_lo = zero_pair<T>(own.x), zero_hi = zero_pair<T>(own.y);
-    unpack_word<T>(q.x, zero_lo, zero_hi, w[i][0]);
-    unpack_word<T>(q.y, zero_lo, zero_hi, w[i][1]);
-    unpack_word<T>(q.z, zero_lo, zero_hi, w[i][2]);
-    unpack_word<T>(q.w, zero_lo, zero_hi, w[i][3]);
+    unpack_word<T>(q.z, zero_pair<T>(own.x), zero_pair<T>(own.y), w[i][2]);
+    unpack_word<T>(q.w, zero_pair<T>(own.x), zero_pair<T>(own.y), w[i][3]);
   }
   const char* x =
-      stage + S::kDataBytes + S::kParamBytes + (half * kTokenTiles * 8 + r) * S::kRowBytes + chunk * 128 + t * 32;
+      stage + S::kDataBytes + S::kParamBytes + (half * kTokenTiles * 8 + r) * S::kRowBytes + chunk * 128 + t * 4;
 #pragma unroll
   for (int n0 = 0; n0 < kTokenTiles; n0 += kTogether) {
-    uint4 xs[kTogether][2];
-#pragma unroll
-    for (int n = 0; n < kTogether; ++n) {
-      xs[n][0] = *reinterpret_cast<const uint4*>(x + (n0 + n) * 8 * S::kRowBytes);
-      xs[n][1] = *reinterpret_cast<const uint4*>(x + (n0 + n) * 8 * S::kRowBytes + 16);
-    }
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      const bool mine = kParts == 1 || (t >= 2) == (part == 1);
       float d[kTogether][2][4] = {};
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
+      for (int s = part * 4 / kParts; s < (part + 1) * 4 / kParts; ++s) {
 #pragma unroll
         for (int n = 0; n < kTogether; ++n) {
-          const uint4 v = xs[n][s / 2];
-          const uint32_t b0 = mine ? (s % 2 ? v.z : v.x) : 0u, b1 = mine ? (s % 2 ? v.w : v.y) : 0u;
+          const char* step = x + (n0 + n) * 8 * S::kRowBytes + s * 32;
+          const uint32_t b0 = *reinterpret_cast<const uint32_t*>(step);
+          const uint32_t b1 = *reinterpret_cast<const uint32_t*>(step + 16);
 #pragma unroll
           for (int i = 0; i < 2; ++i) mma<T>(d[n][i], w[i][s][0], w[i][s][1], w[i][s][2], w[i][s][3], b0, b1);
         }

@@ -48,9 +48,9 @@ __global__ void __launch_bounds__(256) repack_data(const RepackArgs a) {
       mask |= half == 0 ? 0x0f0f0f0fu : 0xf0f0f0f0u;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
-        // j = 4s + i: i = 0, 1 are nibbles 0, 4 (+ half), i = 2, 3 nibbles 2, 6 (+ half)
+        // j = 4s + i: inputs 2t, 2t + 1, 2t + 8, 2t + 9 of step s are nibbles 0, 4, 2, 6 (+ half)
         const int place = (j & 1) * 4 + (j & 2) + half;
-        words[j / 4] |= source_nibble(a, h, r, c * 64 + t * 16 + j) << (4 * place);
+        words[j / 4] |= source_nibble(a, h, r, c * 64 + j / 4 * 16 + 2 * t + (j & 1) + (j & 2) * 4) << (4 * place);
       }
     }
     if (mask == 0) continue;
@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(256)
     const uint32_t p_lo = p[0], p_hi = p[1];
     const uint32_t zero_lo = zero_pair<T>(p_lo), zero_hi = zero_pair<T>(p_hi);
     const float s_lo = scale_of(p_lo), s_hi = scale_of(p_hi);
-    const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+    uint32_t words[4] = {q.x, q.y, q.z, q.w};
+    exchange_words(words, t);  // now the quad's words of step t: inputs 16t .. 16t + 15
     uint32_t lo[8], hi[8];
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -106,8 +107,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
       for (int i2 = 0; i2 < 2; ++i2) {
         const float2 a = Num<T>::to_float2(v[2 * i2]), b = Num<T>::to_float2(v[2 * i2 + 1]);
-        lo[2 * s + i2] = Num<T>::pack(a.x * s_lo, a.y * s_lo);
-        hi[2 * s + i2] = Num<T>::pack(b.x * s_hi, b.y * s_hi);
+        lo[4 * i2 + s] = Num<T>::pack(a.x * s_lo, a.y * s_lo);
+        hi[4 * i2 + s] = Num<T>::pack(b.x * s_hi, b.y * s_hi);
       }
     }
     if (!waited) {

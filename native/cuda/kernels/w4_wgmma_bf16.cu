@@ -1,8 +1,8 @@
-// w4_mma on sm_90a for bf16 activations.
+// w4_matmul on sm_90a for bf16 activations, groups of 128.
 #include "cuda/kernels/w4_wgmma_kernel.cuh"
 
 namespace deploykit::cuda {
 
-template void w4_wgmma_typed<__nv_bfloat16>(const LinearArgs&, const W4Weight&, void*, cudaStream_t);
+template void w4_wgmma_typed<__nv_bfloat16, true>(int, const LinearArgs&, const W4Weight&, cudaStream_t);
 
 }  // namespace deploykit::cuda

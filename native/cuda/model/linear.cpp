@@ -7,10 +7,9 @@ namespace {
 
 // Where one kernel begins to lose against the next, in tokens; native/bench/cuda/NOTES.md has the measurements.
 constexpr int32_t kGemv16Tokens = kGemv16MaxM;
-constexpr int32_t kGemv4Tokens = kW4GemvMaxM;
 constexpr int32_t kNormTokens = 2;
-// 4-bit products of more tokens than the kernel takes at once: parts of kW4MmaMaxM up to here, unpacked for the library above.
-constexpr int32_t kW4PartsTokens = 3 * kW4MmaMaxM;
+// 4-bit weights are unpacked for the library above so many tokens; without wgmma much earlier.
+constexpr int32_t kW4Tokens = 1536, kW4MmaTokens = 3 * kW4MmaMaxM;
 constexpr int64_t kGemmWorkspace = int64_t{64} << 20;
 
 GemmShape shape_of(const Matrix& matrix, const LinearCall& call) {
@@ -28,24 +27,10 @@ GemmShape shape_of(const Matrix& matrix, const LinearCall& call) {
 }  // namespace
 
 Linear::Linear(DType, int64_t dequantized) {
-  w4_workspace_.allocate(w4_mma_workspace_bytes());
+  w4_workspace_.allocate(w4_matmul_workspace_bytes());
   DK_CUDA(cudaMemset(w4_workspace_.get(), 0, static_cast<size_t>(w4_workspace_.bytes())));
   gemm_workspace_.allocate(kGemmWorkspace);
   dequantized_.allocate(dequantized);
-}
-
-void Linear::multiply_parts(const Matrix& matrix, const LinearCall& call, cudaStream_t stream) {
-  const auto at = [](const void* base, int64_t elements, int64_t size) {
-    return base == nullptr ? nullptr : static_cast<const uint8_t*>(base) + elements * size;
-  };
-  for (int32_t first = 0; first < call.m; first += kW4MmaMaxM) {
-    LinearCall part = call;
-    part.m = std::min(call.m - first, kW4MmaMaxM);
-    part.x = at(call.x, first * call.x_stride, 2);
-    part.y = static_cast<uint8_t*>(call.y) + first * call.y_stride * (call.y_f32 ? 4 : 2);
-    part.residual = at(call.residual, first * call.residual_stride, 2);
-    w4_mma(part, matrix.w4, stream);
-  }
 }
 
 bool Linear::fuses_norm(int32_t tokens) { return tokens <= kNormTokens; }
@@ -53,14 +38,15 @@ bool Linear::fuses_norm(int32_t tokens) { return tokens <= kNormTokens; }
 bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens); }
 
 bool Linear::uses_library(const Matrix& matrix, int32_t tokens) {
-  return tokens > (matrix.quantized ? kW4PartsTokens : kGemv16Tokens);
+  if (!matrix.quantized) return tokens > kGemv16Tokens;
+  return tokens > (has_wgmma() ? kW4Tokens : kW4MmaTokens);
 }
 
 void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
   call.workspace = w4_workspace_.get();
   if (!uses_library(matrix, call.m)) {
-    if (!matrix.quantized) return gemv16(call, matrix.dense, matrix.n, matrix.k, stream);
-    return call.m <= kGemv4Tokens ? w4_gemv(call, matrix.w4, stream) : multiply_parts(matrix, call, stream);
+    if (matrix.quantized) return w4_matmul(call, matrix.w4, stream);
+    return gemv16(call, matrix.dense, matrix.n, matrix.k, stream);
   }
   if (call.epilogue == Epilogue::gated || call.norm_weight != nullptr) {
     throw Error("internal", "a library product has no activation or norm inside");

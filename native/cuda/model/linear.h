@@ -24,7 +24,6 @@ class Linear {
 
  private:
   static bool uses_library(const Matrix& matrix, int32_t tokens);
-  void multiply_parts(const Matrix& matrix, const LinearCall& call, cudaStream_t stream);
 
   GemmLt gemm_;
   DeviceBuffer<uint8_t> w4_workspace_, gemm_workspace_;

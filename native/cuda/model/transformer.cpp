@@ -9,7 +9,6 @@
 namespace deploykit::cuda {
 namespace {
 
-constexpr int32_t kMaxSplits = 32;
 constexpr int64_t kUnpackedTokens = 65536;  // of one layer's KV memory, where it is quantized
 constexpr int kCandidates = 8;              // algorithms that are timed for each shape
 
@@ -46,7 +45,7 @@ Transformer::Transformer(const ModelDescription& model, const std::vector<Weight
 void Transformer::load_weight(const WeightTensor& tensor) { weights_.load(tensor, load_stream_.get()); }
 
 int64_t Transformer::scratch_bytes() const {
-  int64_t bytes = logits_.bytes() + attention_workspace_.bytes() + unpacked_.bytes() +
+  int64_t bytes = logits_.bytes() + attention_workspace_.bytes() + unpacked_.bytes() + plan_.bytes() +
                   (linear_ ? linear_->scratch_bytes() : 0);
   for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &up_, &inner_, &branch_, &last_})
     bytes += buffer->bytes();
@@ -69,7 +68,10 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
   int64_t workspace = 0, dequantized = 0;
   for (size_t i = 0; i < model_.layers.size(); ++i) {
     const AttentionSpec& a = model_.layers[i].attention;
-    workspace = std::max(workspace, attention_decode_workspace_bytes(options_.max_rows, a.heads, a.kv_heads, a.head_dim, kMaxSplits));
+    const int64_t needed =
+        planned(a) ? attention_planned_workspace_bytes(options_.max_rows, a.heads, a.kv_heads, a.head_dim)
+                   : attention_decode_workspace_bytes(options_.max_rows, a.heads, a.kv_heads, a.head_dim, kMaxDecodeSplits);
+    workspace = std::max(workspace, needed);
     const LayerWeights& w = weights_.layer(i);
     for (const Matrix* matrix : {&w.qkv, &w.o, &w.up, &w.down}) {
       if (matrix->quantized) dequantized = std::max(dequantized, matrix->n * matrix->k);
@@ -77,6 +79,8 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
   }
   attention_workspace_.allocate(workspace + 65536);
   DK_CUDA(cudaMemset(attention_workspace_.get(), 0, static_cast<size_t>(attention_workspace_.bytes())));
+  const AttentionSpec& first = model_.layers[0].attention;
+  plan_.allocate((attention_plan_bytes(options_.max_rows, first.heads, first.kv_heads) + 3) / 4);
   for (const Rope& rope : model_.ropes) {
     DeviceBuffer<float> table(static_cast<int64_t>(rope.inv_freq.size()));
     DK_CUDA(cudaMemcpy(table.get(), rope.inv_freq.data(), static_cast<size_t>(table.bytes()), cudaMemcpyHostToDevice));
@@ -132,21 +136,6 @@ void Transformer::plan_products(cudaStream_t stream) {
   plan(first.up, normed_.get(), up_.get(), false, false, max_tokens_);
   plan(first.down, inner_.get(), x_.get(), false, true, max_tokens_);
   plan(weights_.head(), last_.get(), logits_.get(), true, false, max_rows_);
-}
-
-KvView Transformer::view(size_t layer) const {
-  const AttentionSpec& attention = model_.layers[layer].attention;
-  KvView kv;
-  kv.base = pool_;
-  kv.block_bytes = block_bytes_;
-  kv.layer_offset = layer_offsets_[layer];
-  kv.block_len = options_.block_len;
-  kv.kv_heads = attention.kv_heads;
-  kv.head_dim = attention.head_dim;
-  kv.type = options_.kv;
-  kv.block_table = rows_.blocks;
-  kv.max_blocks = rows_.max_blocks;
-  return kv;
 }
 
 void Transformer::embed_tokens(const ForwardArgs& args, cudaStream_t stream) {
@@ -227,66 +216,6 @@ void Transformer::add_branch(const Matrix& matrix, const void* x, int64_t x_stri
   add_scaled(dtype_, x_.get(), hidden, branch_.get(), hidden, multiplier, tokens, hidden, stream);
 }
 
-void Transformer::attend(size_t index, const ForwardArgs& args, cudaStream_t stream) {
-  const AttentionSpec& spec = model_.layers[index].attention;
-  const int64_t heads_width = int64_t{spec.heads} * spec.head_dim;
-  const int64_t width = heads_width + 2 * int64_t{spec.kv_heads} * spec.head_dim;
-  AttentionCall call;
-  call.dtype = dtype_;
-  call.heads = spec.heads;
-  call.scale = spec.scale;
-  call.window = spec.window;
-  call.softcap = spec.softcap;
-  call.sinks = weights_.layer(index).sinks;
-  call.q = qkv_.get();
-  call.q_stride = width;
-  call.out = attended_.get();
-  call.out_stride = heads_width;
-  const KvView kv = view(index);
-  const int32_t singles = args.decode ? args.slices : args.singles;
-  if (singles > 0) {
-    const int32_t splits =
-        std::min(attention_decode_splits(singles, spec.heads, spec.kv_heads, args.max_seq), kMaxSplits);
-    attention_decode(call, kv, singles, args.step.token_rows, args.step.positions, splits, attention_workspace_.get(),
-                     stream);
-  }
-  const int32_t rest = args.slices - singles;
-  if (rest > 0) {
-    // Queries are addressed from the batch's start: cu holds the first token of each slice.
-    if (options_.kv == KvType::f16 || options_.kv == KvType::bf16) {
-      attention_prefill(call, kv, rest, args.step.cu + singles, args.step.starts + singles, args.step.rows + singles,
-                        args.max_count, stream);
-    } else {
-      attend_unpacked(call, kv, args, singles, stream);
-    }
-  }
-}
-
-void Transformer::attend_unpacked(const AttentionCall& call, const KvView& kv, const ForwardArgs& args, int32_t singles,
-                                  cudaStream_t stream) {
-  const int64_t block_len = options_.block_len;
-  KvView plain = kv;
-  plain.type = dtype_ == DType::bf16 ? KvType::bf16 : KvType::f16;
-  plain.base = unpacked_.get();
-  plain.layer_offset = 0;
-  plain.block_bytes = kv.kv_heads * kv_head_bytes(plain.type, options_.block_len, kv.head_dim);
-  for (int32_t begin = singles; begin < args.slices;) {
-    int32_t longest = 0, end = begin;
-    for (; end < args.slices; ++end) {
-      const int32_t with = std::max(longest, args.lengths[static_cast<size_t>(end)]);
-      if (end > begin && (with + block_len - 1) / block_len * (end + 1 - begin) > unpacked_blocks_) break;
-      longest = with;
-    }
-    // Sequence s of the group has blocks s * max_blocks .. of the scratch, in order.
-    plain.max_blocks = (longest + block_len - 1) / block_len;
-    plain.block_table = unpacked_table_.get();
-    kv_gather(dtype_, kv, plain, end - begin, args.step.rows + begin, args.step.seq_lens + begin, longest, stream);
-    attention_prefill(call, plain, end - begin, args.step.cu + begin, args.step.starts + begin, unpacked_table_.get(),
-                      args.max_count, stream);
-    begin = end;
-  }
-}
-
 void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
   const LayerSpec& layer = model_.layers[index];
   const AttentionSpec& spec = layer.attention;
@@ -313,33 +242,6 @@ void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStre
       norm(full, stream);
     }
   }
-  RopeCall rope;
-  rope.dtype = dtype_;
-  rope.tokens = args.tokens;
-  rope.q = qkv_.get();
-  rope.q_stride = width;
-  rope.k = qkv_.get() + q_width;
-  rope.v = qkv_.get() + q_width + kv_width;
-  rope.kv_stride = width;
-  rope.heads = spec.heads;
-  rope.row = args.step.token_rows;
-  rope.index = args.step.positions;
-  rope.position = args.step.positions;
-  rope.logn_trained_len = spec.logn_trained_len;
-  rope.norm_eps = model_.norm.eps;
-  rope.norm_offset = model_.norm.weight_offset;
-  if (spec.rope >= 0) {
-    const Rope& table = model_.ropes[static_cast<size_t>(spec.rope)];
-    rope.inv_freq = inv_freq_[static_cast<size_t>(spec.rope)].get();
-    rope.half = static_cast<int32_t>(table.inv_freq.size());
-    rope.attention_factor = table.attention_factor;
-    rope.interleaved = table.interleaved;
-  }
-  if (spec.qk_norm == QkNorm::head) {
-    rope.q_norm = weights.q_norm;
-    rope.k_norm = weights.k_norm;
-  }
-  rope_store(rope, view(index), stream);
   attend(index, args, stream);
   const void* attended = attended_.get();
   int32_t tokens = args.tokens;
@@ -421,6 +323,10 @@ void Transformer::head(const void* hidden, int32_t rows, float* out, cudaStream_
 
 void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
   rows_ = args.rows;
+  if (const int32_t singles = single_tokens(args); singles > 0) {
+    const AttentionSpec& first = model_.layers[0].attention;
+    attention_plan(singles, first.heads, first.kv_heads, args.step.token_rows, args.step.positions, plan_.get(), stream);
+  }
   embed_tokens(args, stream);
   for (size_t i = 0; i < model_.layers.size(); ++i) {
     attention_half(i, args, stream);

@@ -13,6 +13,8 @@
 
 namespace deploykit::cuda {
 
+inline constexpr int32_t kMaxDecodeSplits = 32;  // of a row, where a step has no plan of decode attention
+
 class Transformer : public CudaForward {
  public:
   Transformer(const ModelDescription& model, const std::vector<WeightSpec>& manifest, const EngineOptions& options);
@@ -33,10 +35,17 @@ class Transformer : public CudaForward {
   void embed_tokens(const ForwardArgs& args, cudaStream_t stream);
   void attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
   void mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  RopeCall rope_call(size_t index, const ForwardArgs& args) const;
+  AttentionCall attention_call(size_t index, const ForwardArgs& args) const;
   void attend(size_t index, const ForwardArgs& args, cudaStream_t stream);
-  // Prefill over quantized KV memory: groups of sequences are unpacked first, as many as the scratch holds.
-  void attend_unpacked(const AttentionCall& call, const KvView& kv, const ForwardArgs& args, int32_t singles,
-                       cudaStream_t stream);
+  void attend_prompts(RopeCall rope, const AttentionCall& call, const KvView& kv, const ForwardArgs& args,
+                      cudaStream_t stream);
+  static int32_t single_tokens(const ForwardArgs& args);
+  bool planned(const AttentionSpec& spec) const;
+  // Prefill with quantized KV memory: prompts without a history attend to this step's own keys and values, unrounded; of
+  // the others, groups are unpacked first, as many as the scratch holds.
+  void attend_quantized(const AttentionCall& call, const KvView& kv, const FreshKv& fresh, const ForwardArgs& args,
+                        int32_t singles, cudaStream_t stream);
   // Whether the rest of this layer is computed for each slice's last token alone (it is the last layer of a prefill).
   bool stops_early(size_t index, const ForwardArgs& args) const;
   void plan_products(cudaStream_t stream);
@@ -66,7 +75,9 @@ class Transformer : public CudaForward {
   DeviceBuffer<uint16_t> x_, normed_, qkv_, attended_, up_, inner_, branch_, last_;
   DeviceBuffer<float> logits_;
   DeviceBuffer<uint8_t> attention_workspace_, unpacked_;
-  DeviceBuffer<int32_t> unpacked_table_;
+  DeviceBuffer<int32_t> unpacked_table_, plan_;
+  Stream side_stream_;
+  Event fork_, join_;
   int64_t unpacked_blocks_ = 0;
   std::vector<Override> overrides_;
 };

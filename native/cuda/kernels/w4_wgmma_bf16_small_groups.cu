@@ -1,0 +1,8 @@
+// w4_matmul on sm_90a for bf16 activations, groups of 32 and 64.
+#include "cuda/kernels/w4_wgmma_kernel.cuh"
+
+namespace deploykit::cuda {
+
+template void w4_wgmma_typed<__nv_bfloat16, false>(int, const LinearArgs&, const W4Weight&, cudaStream_t);
+
+}  // namespace deploykit::cuda
