@@ -87,7 +87,7 @@ void product(const char* what, int64_t n, int64_t k, int32_t m, bool many_tokens
   normal(x.data, x.count);
   LinearCall call;
   call.m = m, call.x = x, call.x_stride = k, call.y = y, call.y_stride = n;
-  Buffer<char> space(std::max(gemm16_workspace_bytes(), w4_matmul_workspace_bytes()));
+  Buffer<char> space(w4_matmul_workspace_bytes());
   space.zero();
   call.workspace = space;
   run(call, 0, n);

@@ -236,7 +236,7 @@ void check_dequantize(int group, bool gptq) {
 }
 
 template <class T>
-void checks(bool variants) {
+void checks() {
   for (int group : {32, 64, 128}) check_dequantize<T>(group, group == 64);
   for (int v = 0; v < 4; ++v) {
     for (int m : {1, 2, 5}) {
@@ -278,15 +278,15 @@ void checks(bool variants) {
   check<T>({Tier::door, 0, 4096, 1024, 6, 128, Epilogue::none, true, false, true});
   check<T>({Tier::wgmma, 1, 6144, 512, 777, 128, Epilogue::residual});  // several tiles a block
   check<T>({Tier::wgmma, 1, 9232, 512, 1300, 64, Epilogue::gated, true});
-  if (variants) {
-    for (int base : {16, 32, 48}) {
-      for (int m : {16, 30, 64, 128, 200}) {
-        if (base == 48 && m > 64) continue;
-        check<T>({Tier::wgmma, base + m % 3, 1040, 1024, m, 128, Epilogue::residual, true});
-        check<T>({Tier::wgmma, base + m % 5, 544, 1024, m, 128, Epilogue::gated, true});
-        check<T>({Tier::wgmma, base + 1, 6160, 512, m, 128, Epilogue::gated, false, false, false, false, Activation::gelu});
-      }
+  for (int base : {16, 32}) {  // shapes by name: 256 and 128 rows
+    for (int m : {16, 30, 64, 128, 200}) {
+      check<T>({Tier::wgmma, base + m % 3, 1040, 1024, m, 128, Epilogue::residual, true});
+      check<T>({Tier::wgmma, base + m % 5, 544, 1024, m, 128, Epilogue::gated, true});
+      check<T>({Tier::wgmma, base + 1, 6160, 512, m, 64, Epilogue::gated, false, false, false, false, Activation::gelu});
     }
+    check<T>({Tier::wgmma, base + 1, 9232, 512, 1300, 128, Epilogue::gated, true});  // several tiles a block
+    check<T>({Tier::wgmma, base + 1, 9232, 512, 700, 128, Epilogue::residual, true});
+    check<T>({Tier::wgmma, base + 1, 9232, 512, 700, 32, Epilogue::none, false, true});
   }
 }
 
@@ -334,63 +334,38 @@ struct Load {
 
 void tune() {
   for (const Size& s : kSizes) {
-    Load load(s, 512);
+    Load load(s, 8192);
     std::printf("%-8s W4 %.1f MB\n", s.name, load.bytes * 1e-6);
-    for (int m : {1, 2}) {
-      std::printf("  m %3d:", m);
+    const auto wgmma = [&](int m, int v) {
+      return load.time(m, [&](const LinearCall& c, const W4Weight& w) { w4_wgmma_variant(v, c, w, stream); });
+    };
+    for (int m : {1, 2, 4, 8}) {
+      std::printf("  m %4d:", m);
       for (int v = 0; v < 4; ++v) {
         std::printf(" gemv%d %.1f", v,
                     load.time(m, [&](const LinearCall& c, const W4Weight& w) { w4_gemv_variant(v, c, w, stream); }));
       }
-      std::printf("\n");
+      std::printf(" wgmma %.1f\n", wgmma(m, 0));
     }
-    for (int m : {4, 8, 16, 32, 64, 128, 256, 512}) {
-      std::printf("  m %3d:", m);
-      for (int v = 0; v < (m <= 8 ? 4 : 0); ++v) {
-        std::printf(" gemv%d %.1f", v,
-                    load.time(m, [&](const LinearCall& c, const W4Weight& w) { w4_gemv_variant(v, c, w, stream); }));
-      }
-      for (int base : {16, 32, 48}) {
-        if (base == 48 && (m > 64 || m < 64)) continue;
-        std::printf(" | %s", base == 16 ? "256" : base == 32 ? "128" : "256s");
-        for (int split : {0, 1, 2, 3, 4, 5, 6, 8}) {
-          if (split > 1 && s.n > 20000) continue;
-          if (split > 0 && base == 16 && m > 64) continue;
-          std::printf(" %d:%.1f", split, load.time(m, [&](const LinearCall& c, const W4Weight& w) {
-            w4_wgmma_variant(base + split, c, w, stream);
-          }));
-        }
-      }
-      std::printf("\n");
-      if (m < 16 || m > 128) continue;
-      std::printf("    early:late");
-      for (int base : {32, 16}) {
-        if (base == 16 && s.n < 20000) continue;
-        for (int late : {0, 512}) {
-          for (int early : {1, 2, 3, 4, 6}) {
-            std::printf(" %d:%d %.1f", early, late / 512, load.time(m, [&](const LinearCall& c, const W4Weight& w) {
-              w4_wgmma_variant(base + early * 64 + late, c, w, stream);
-            }));
-          }
-        }
+    for (int m : {16, 32, 64, 128, 256, 512, 2048, 8192}) {
+      std::printf("  m %4d: auto %.1f", m, wgmma(m, 0));
+      if (m > 64) std::printf(" | 256 rows %.1f | 128 rows", wgmma(m, 16));
+      for (int split = 1; split <= 8 && (split == 1 || (s.n < 20000 && m <= 512)); ++split) {
+        std::printf(" %d:%.1f", split, wgmma(m, (m > 64 ? 32 : 0) + split));
       }
       std::printf("\n");
     }
   }
   // The four products of a layer in turn, as a model runs them (without what stands between).
   Load loads[4] = {{kSizes[0], 256}, {kSizes[1], 256}, {kSizes[2], 256}, {kSizes[3], 256}};
-  for (int m : {1, 8, 16, 32, 64, 128, 256}) {
+  for (int m : {1, 4, 8, 16, 32, 64, 128, 256}) {
     std::printf("layer m %3d:", m);
-    for (int v : {-1, 0, 64, 128, 192, 256, 512, 512 + 64, 512 + 128, 512 + 192, 512 + 256}) {
-      if (m < 16 && v > 0) continue;
-      const double us = time_us(stream, 48, [&](int i) {
-        Load& load = loads[i % 4];
-        load.call.m = m;
-        if (v < 0) return w4_matmul(load.call, load.weight(i / 4), stream);
-        w4_wgmma_variant(v, load.call, load.weight(i / 4), stream);
-      });
-      std::printf(" %d: %.1f", v, us * 4);
-    }
+    const double us = time_us(stream, 48, [&](int i) {
+      Load& load = loads[i % 4];
+      load.call.m = m;
+      w4_matmul(load.call, load.weight(i / 4), stream);
+    });
+    std::printf(" %.1f", us * 4);
     std::printf("\n");
   }
 }
@@ -434,12 +409,8 @@ int main(int argc, char** argv) {
   CU(cudaStreamCreate(&stream));
   try {
     if (mode == "check" || mode == "all") {
-#ifdef DEPLOYKIT_W4_VARIANTS
-      checks<__nv_bfloat16>(true);
-#else
-      checks<__nv_bfloat16>(false);
-#endif
-      checks<__half>(false);
+      checks<__nv_bfloat16>();
+      checks<__half>();
       std::printf("%d failures\n", failures());
     }
     if (mode == "tune" || mode == "all") tune();

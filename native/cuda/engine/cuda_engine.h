@@ -55,7 +55,8 @@ class CudaEngine : public Engine {
     PinnedBuffer<SampleLogprobs> logprobs;  // like results, where with_logprobs
     std::unique_ptr<Event> begun, done;
     int64_t seq = 0;
-    int32_t iterations = 0, computed = 0;  // slices on the device
+    int32_t iterations = 0, most_iterations = 0;
+    int32_t computed = 0;  // slices on the device
     std::vector<Slice> slices;
     std::vector<int32_t> order;  // slices on the device, by place: see arrange()
     int32_t singles = 0, fresh = 0;
@@ -67,6 +68,8 @@ class CudaEngine : public Engine {
 
   void select(const Step& step, Slot& slot);
   void send(Slot& slot, const std::vector<int32_t>& inputs);
+  void send_inputs(const std::vector<int32_t>& inputs, int32_t* pinned);
+  void go_on(Slot& slot, std::vector<int32_t> inputs, int32_t iterations);
   void run_decode(Slot& slot, int32_t bucket);
   void arrange(Slot& slot);
   void run_mixed(Slot& slot, int32_t tokens);

@@ -66,7 +66,8 @@ MirrorRow* Mirror::current(int32_t row, int32_t epoch) {
   return found.live && found.epoch == epoch ? &found : nullptr;
 }
 
-void Mirror::admit(const Admit& admit, MessageParts& parts) {
+// What no device memory could take, before anything is changed.
+void Mirror::check(const Admit& admit, const Step& step) const {
   if (!valid_row(admit.row)) throw Error("invalid", "row " + std::to_string(admit.row) + " does not exist");
   const int32_t known = static_cast<int32_t>(admit.tokens.size());
   if (known < 1 || known > session_len_ || admit.limit > session_len_ || admit.limit < known) {
@@ -81,6 +82,22 @@ void Mirror::admit(const Admit& admit, MessageParts& parts) {
       throw Error("invalid", "token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocab_));
     }
   }
+  const MirrorRow& row = rows_[static_cast<size_t>(admit.row)];
+  const bool released = std::any_of(step.releases.begin(), step.releases.end(), [&](const Release& release) {
+    return release.row == admit.row && release.epoch == row.epoch;
+  });
+  if (row.live && !released) {
+    throw Error("invalid", "row " + std::to_string(admit.row) + " is not free: its use " + std::to_string(row.epoch) +
+                               " goes on");
+  }
+}
+
+void Mirror::admit(const Admit& admit, MessageParts& parts) {
+  const int32_t known = static_cast<int32_t>(admit.tokens.size());
+  // What the host drew for the row's last use must not reach this one: writes come after admits.
+  parts.token_writes.erase(std::remove_if(parts.token_writes.begin(), parts.token_writes.end(),
+                                          [&](const TokenWrite& write) { return write.row == admit.row; }),
+                           parts.token_writes.end());
   MirrorRow& row = rows_[static_cast<size_t>(admit.row)];
   give_slot_back(row);
   row = MirrorRow{};
@@ -169,6 +186,7 @@ bool Mirror::draws_on_device(MirrorRow& row, RowSampling& sampling, std::vector<
 }
 
 void Mirror::apply(const Step& step, MessageParts& parts) {
+  for (const Admit& request : step.admits) check(request, step);
   for (const Release& release : step.releases) {
     MirrorRow* row = current(release.row, release.epoch);
     if (row == nullptr) continue;

@@ -56,6 +56,7 @@ class Mirror {
   int32_t block_len() const { return block_len_; }
 
  private:
+  void check(const Admit& admit, const Step& step) const;
   void admit(const Admit& admit, MessageParts& parts);
   // Whether the device draws for the row; what it needs goes to `sampling` and `extras`.
   bool draws_on_device(MirrorRow& row, RowSampling& sampling, std::vector<int32_t>& extras);

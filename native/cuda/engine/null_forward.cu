@@ -15,23 +15,12 @@ __host__ __device__ uint32_t next_token(uint32_t token, uint32_t position, uint3
   return x % vocab;
 }
 
-__global__ void null_logits(StepArrays step, int32_t slices, int32_t vocab, float* out) {
-  const int32_t slice = blockIdx.y;
-  if (slice >= slices) return;
-  const int32_t token = step.last[slice];
+// Row i of `out` from token tokens[i] of the batch, or token first + i where there is no list.
+__global__ void null_logits(StepArrays step, const int32_t* tokens, int32_t first, int32_t vocab, float* out) {
+  const int32_t index = static_cast<int32_t>(blockIdx.y), token = tokens != nullptr ? tokens[index] : first + index;
   const uint32_t best = next_token(static_cast<uint32_t>(step.token_ids[token]),
                                    static_cast<uint32_t>(step.positions[token]), static_cast<uint32_t>(vocab));
-  float* row = out + static_cast<int64_t>(slice) * vocab;
-  for (int32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < vocab; i += gridDim.x * blockDim.x) {
-    row[i] = static_cast<uint32_t>(i) == best ? 8.0f : static_cast<float>((i * 7919) % 127) / 127.0f;
-  }
-}
-
-__global__ void null_logits_range(StepArrays step, int32_t first, int32_t vocab, float* out) {
-  const int32_t token = first + static_cast<int32_t>(blockIdx.y);
-  const uint32_t best = next_token(static_cast<uint32_t>(step.token_ids[token]),
-                                   static_cast<uint32_t>(step.positions[token]), static_cast<uint32_t>(vocab));
-  float* row = out + static_cast<int64_t>(blockIdx.y) * vocab;
+  float* row = out + static_cast<int64_t>(index) * vocab;
   for (int32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < vocab; i += gridDim.x * blockDim.x) {
     row[i] = static_cast<uint32_t>(i) == best ? 8.0f : static_cast<float>((i * 7919) % 127) / 127.0f;
   }
@@ -47,13 +36,13 @@ NullForward::NullForward(const ModelDescription& model, const EngineOptions& opt
 void NullForward::forward(const ForwardArgs& args, cudaStream_t stream) {
   last_ = args.step;
   const dim3 grid(16, static_cast<unsigned>(args.slices));
-  null_logits<<<grid, 256, 0, stream>>>(args.step, args.slices, vocab_, logits_.get());
+  null_logits<<<grid, 256, 0, stream>>>(args.step, args.step.last, 0, vocab_, logits_.get());
   DK_CUDA(cudaGetLastError());
 }
 
 void NullForward::logits_of(int32_t first, int32_t count, float* out, cudaStream_t stream) {
   const dim3 grid(16, static_cast<unsigned>(count));
-  null_logits_range<<<grid, 256, 0, stream>>>(last_, first, vocab_, out);
+  null_logits<<<grid, 256, 0, stream>>>(last_, nullptr, first, vocab_, out);
   DK_CUDA(cudaGetLastError());
 }
 

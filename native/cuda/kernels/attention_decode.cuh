@@ -10,26 +10,9 @@
 // token goes into the KV memory and, through shared memory, straight into the operands.
 #pragma once
 
-#include "cuda/kernels/rope.cuh"
+#include "cuda/kernels/decode_merge.cuh"
 
 namespace deploykit::cuda {
-
-struct DecodeArgs {
-  const void* q;
-  int64_t q_stride;
-  void* out;
-  int64_t out_stride;
-  const int32_t* row;
-  const int32_t* index;
-  const float* sinks;
-  uint32_t* counters;
-  float* parts;
-  const int32_t* plan;  // attention_plan()'s, or nullptr: every row in `splits` parts
-  int32_t heads, group, head_groups, window, splits;  // splits: with a plan, the units it has room for
-  float scale, softcap;
-  bool bf16;
-  RopeCall rope;  // where the kernel rotates
-};
 
 void attention_decode_16(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
@@ -40,109 +23,13 @@ void rope_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, i
 void rope_decode_k8v4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void rope_decode_int4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 
-inline constexpr int32_t kDecodeMaxParts = 64;  // of one row
-inline int32_t decode_head_groups(int32_t heads, int32_t kv_heads) { return (heads / kv_heads + 7) / 8; }
-
-// A part of the workspace: one split of 8 heads: O [8][D], then max [8], sum [8].
-inline int64_t decode_part_floats(int32_t head_dim) { return 8ll * head_dim + 16; }
-
 #ifdef __CUDACC__
 namespace {
 
-constexpr int kDecodeWarps = 4;
-constexpr float kLog2e = 1.4426950408889634f;
-
-// How a lane takes a row of D elements of `kBits` bits: pieces of kElements consecutive ones, piece p at lane p %
-// kLanes.
-template <int kBits, int D, int kLanes>
-struct Pieces {
-  static constexpr int kMost = 128 / kBits;  // 16 bytes
-  static constexpr int kEven = D % kLanes == 0 && D / kLanes % 8 == 0 ? D / kLanes : 8;
-  static constexpr int kElements = kBits == 16   ? 8
-                                   : kLanes == 4 ? (kBits == 8 || D % 128 != 0 ? 16 : 32)
-                                                 : (kEven < kMost ? kEven : kMost);
-  static constexpr int kBytes = kElements * kBits / 8;
-  static constexpr int kWords = kBytes / 4;
-  static constexpr int kPieces = D / kElements;
-  static constexpr int kRounds = (kPieces + kLanes - 1) / kLanes;
-  static constexpr bool kWhole = kPieces % kLanes == 0;
-  static_assert(D % kElements == 0 && (kBytes == 4 || kBytes == 8 || kBytes == 16), "pieces cover a row");
-};
-
-// Where the warps leave their results: a lane's element e of head 2t + x at e * kStride + 32 x + 8 t + r. Writers (all
-// lanes, one e) and readers (32 pairs of dims that follow one another, one head) hit every bank once.
-template <int kValueBits, int D>
-struct Results {
-  using V = Pieces<kValueBits, D, 8>;
-  static constexpr int kStride = 64 + 32 / V::kElements;
-  static constexpr int kWarp = V::kRounds * V::kElements * kStride;
-  static constexpr int kFloats = kDecodeWarps * kWarp + kDecodeWarps * 16 + 8;  // and max, sum of each; the heads' max
-};
-
-template <int kBytes>
-__device__ __forceinline__ void load_piece(uint32_t* words, const char* p, bool ok) {
-#pragma unroll
-  for (int i = 0; i < kBytes / 4; ++i) words[i] = 0;
-  if (!ok) return;
-  if (kBytes == 16) {
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words[0]), "=r"(words[kBytes == 16 ? 1 : 0]), "=r"(words[kBytes == 16 ? 2 : 0]),
-                   "=r"(words[kBytes == 16 ? 3 : 0])
-                 : "l"(p));
-  } else if (kBytes == 8) {
-    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[kBytes >= 8 ? 1 : 0]) : "l"(p));
-  } else {
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(words[0]) : "l"(p));
-  }
-}
-
-// What a block keeps of its row's own token and queries where it rotates.
-template <int D>
-struct Newest {
-  __align__(16) uint16_t q[8][D];
-  __align__(16) uint32_t row[2][D / 2];  // K and V as they lie in the KV memory
-  uint32_t param[2];
-};
-template <>
-struct Newest<0> {};
-
-// Rotated queries and, where `own`, the row's own token, from what the kernel in front wrote. A: the activations' type.
-template <class A, int kKeyBits, int kValueBits, int D>
-__device__ __forceinline__ void rotate_newest(const DecodeArgs& a, int64_t i, int kv_head, int head0, int heads, bool own,
-                                              const float2* angles, float* buffer, Newest<D>& newest) {
-  const int warp = threadIdx.x / 32, units = heads + (own ? 2 : 0);  // K, V, queries
-  constexpr int kMost = (8 + 2 + kDecodeWarps - 1) / kDecodeWarps;
-  Row<A, D> rows[kMost];
-#pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int unit = warp + j * kDecodeWarps, part = own ? unit : unit + 2;
-    if (unit >= units) continue;
-    rows[j].load(part >= 2 ? static_cast<const A*>(a.q) + i * a.q_stride + static_cast<int64_t>(head0 + part - 2) * D
-                           : static_cast<const A*>(part == 0 ? a.rope.k : a.rope.v) + i * a.rope.kv_stride + kv_head * D);
-  }
-#pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int unit = warp + j * kDecodeWarps, part = own ? unit : unit + 2;
-    if (unit >= units) continue;
-    Row<A, D>& x = rows[j];
-    if (part >= 2) {
-      rope_query(x, a.rope, i, buffer, angles);
-      x.store(newest.q[part - 2]);
-      continue;
-    }
-    if (part == 0) rope_key(x, a.rope, buffer, angles);
-    const int bits = part == 0 ? kKeyBits : kValueBits;
-    if (bits == 16) {
-      x.store(newest.row[part]);
-    } else {
-      x.store_quantized(reinterpret_cast<char*>(newest.row[part]), reinterpret_cast<char*>(&newest.param[part]), bits);
-    }
-  }
-}
-
 // T: what the products are computed in: the activations' type for a 16-bit cache, else f16.
-template <class T, int kKeyBits, int kValueBits, int D, bool kRotate>
-__global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
+// kBlocks: of a multiprocessor.
+template <class T, int kKeyBits, int kValueBits, int D, bool kRotate, int kBlocks>
+__global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     decode_kernel(const __grid_constant__ DecodeArgs a, const KvArgs kv) {
   using K = Pieces<kKeyBits, D, 4>;
   using V = Pieces<kValueBits, D, 8>;
@@ -151,22 +38,21 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   constexpr int kTiles = kLaneValues / 2;                 // mma over V's dims: 2 elements a lane each
   using R = Results<kValueBits, D>;
   extern __shared__ __align__(16) float shared[];
-  __shared__ bool last_one;
   __shared__ Newest<kRotate ? D : 0> newest;
   constexpr int kKeyRow = D * kKeyBits / 8, kValueRow = D * kValueBits / 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = lane / 4, t = lane % 4;
-  const int kv_head = blockIdx.y / a.head_groups, group0 = blockIdx.y % a.head_groups * 8;
+  // Blocks without work leave at once: others of the grid wait for the one in front, so its order holds.
+  const bool planned = a.plan != nullptr;
+  const int head_unit = planned ? blockIdx.x : blockIdx.y, head_units = planned ? gridDim.x : gridDim.y;
+  const int kv_head = head_unit / a.head_groups, group0 = head_unit % a.head_groups * 8;
   int split = blockIdx.x, splits = a.splits;
-  int64_t i = blockIdx.z, place = (i * gridDim.y + blockIdx.y) * splits;  // of the row's first part in the workspace
-  if (a.plan != nullptr) {  // written kernels ago
-    if (static_cast<int>(blockIdx.x) >= a.plan[0]) {
-      wait_prior_grid();
-      allow_next_grid();
-      return;
-    }
-    const int2 unit = reinterpret_cast<const int2*>(a.plan + 4)[blockIdx.x];
+  int64_t i = blockIdx.z, place = (i * head_units + head_unit) * splits;  // of the row's first part in the workspace
+  if (planned) {  // written kernels ago
+    const int number = blockIdx.y;
+    if (number >= a.plan[0]) return;
+    const int2 unit = reinterpret_cast<const int2*>(a.plan + 4)[number];
     i = unit.x, split = unit.y & 0xffff, splits = unit.y >> 16;
-    place = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x - split;
+    place = static_cast<int64_t>(head_unit) * gridDim.y + number - split;
   }
   const int heads_here = min(a.group - group0, 8);
   const int head0 = kv_head * a.group + group0;
@@ -188,11 +74,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   const int begin = oldest & ~15;
   const int each = ((length - begin + splits - 1) / splits + 63) & ~63;
   const int active = (length - begin + each - 1) / each;
-  if (split >= active) {
-    wait_prior_grid();
-    allow_next_grid();
-    return;
-  }
+  if (split >= active) return;
   const int first = begin + split * each, last = min(first + each, length);
 
   uint32_t key[K::kRounds][2][K::kWords];
@@ -529,7 +411,6 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
   // The warps' results: element e of a lane is dim piece * kElements + e % kElements.
   float* tops = shared + kDecodeWarps * R::kWarp;
   float* masses = tops + kDecodeWarps * 8;
-  float* highs = masses + kDecodeWarps * 8;
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
 #pragma unroll
@@ -553,149 +434,28 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, D == 256 ? 2 : 4)
     }
   }
   __syncthreads();
-  // What a head's sums become where the row is whole: `factor` over the mass, with the sink.
-  const auto finish = [&](int head, float highest, float total, float& factor) {
-    factor = 1.0f;
-    if (a.sinks != nullptr) {
-      const float sink = a.sinks[head0 + head] * kLog2e, higher = fmaxf(highest, sink);
-      factor = exp2_fast(highest - higher);
-      total = total * factor + exp2_fast(sink - higher);
-    }
-    factor /= total;
-  };
-  const auto store = [&](int head, int dim, float v, float w) {
-    const int64_t at = i * a.out_stride + static_cast<int64_t>(head0 + head) * D + dim;
-    *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(a.out) + at) =
-        a.bf16 ? Num<__nv_bfloat16>::pack(v, w) : Num<__half>::pack(v, w);
-  };
-  constexpr int64_t kPart = 8ll * D + 16;
-  float* parts = a.parts + place * kPart;
-  if (static_cast<int>(threadIdx.x) < heads_here) {
-    const int head = threadIdx.x;
-    float highest = -INFINITY, total = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) highest = fmaxf(highest, tops[w * 8 + head]);
-    float factors[kDecodeWarps], last_factor = 1.0f;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      factors[w] = tops[w * 8 + head] == -INFINITY ? 0.0f : exp2_fast(tops[w * 8 + head] - highest);
-      total = fmaf(factors[w], masses[w * 8 + head], total);
-    }
-    if (active == 1) {
-      finish(head, highest, total, last_factor);
-    } else {
-      __stcg(parts + split * kPart + 8 * D + head, highest);
-      __stcg(parts + split * kPart + 8 * D + 8 + head, total);
-    }
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) tops[w * 8 + head] = factors[w] * last_factor;
-  }
-  __syncthreads();
-  for (int j = 2 * threadIdx.x; j < heads_here * D; j += kDecodeWarps * 64) {
-    const int head = j / D, dim = j % D, piece = dim / V::kElements;
-    const int at = (piece / 8 * V::kElements + dim % V::kElements) * R::kStride + head % 2 * 32 + head / 2 * 8 + piece % 8;
-    float2 v = make_float2(0.0f, 0.0f);
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      v.x = fmaf(tops[w * 8 + head], shared[w * R::kWarp + at], v.x);
-      v.y = fmaf(tops[w * 8 + head], shared[w * R::kWarp + at + R::kStride], v.y);
-    }
-    if (active == 1) {
-      store(head, dim, v.x, v.y);
-    } else {
-      __stcg(reinterpret_cast<float2*>(parts + split * kPart + j), v);
-    }
-  }
-  if (active == 1) return;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    uint32_t* counter = a.counters + i * gridDim.y + blockIdx.y;
-    last_one = atomicAdd(counter, 1u) == static_cast<uint32_t>(active - 1);
-    if (last_one) *counter = 0;
-  }
-  __syncthreads();
-  if (!last_one) return;
-  __threadfence();
-  if (active <= 8) {  // everything is asked for at once
-    for (int j = threadIdx.x * 4; j < heads_here * D; j += kDecodeWarps * 32 * 4) {
-      const int head = j / D;
-      float high[8], sum[8];
-      float4 p[8];
-#pragma unroll
-      for (int w = 0; w < 8; ++w) {
-        high[w] = -INFINITY, sum[w] = 0.0f, p[w] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (w >= active) continue;
-        high[w] = __ldcg(parts + w * kPart + 8 * D + head), sum[w] = __ldcg(parts + w * kPart + 8 * D + 8 + head);
-        p[w] = __ldcg(reinterpret_cast<const float4*>(parts + w * kPart + j));
-      }
-      float highest = -INFINITY, total = 0.0f, last_factor;
-#pragma unroll
-      for (int w = 0; w < 8; ++w) highest = fmaxf(highest, high[w]);
-      float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-      for (int w = 0; w < 8; ++w) {
-        const float factor = exp2_fast(high[w] - highest);
-        total = fmaf(factor, sum[w], total);
-        v.x = fmaf(factor, p[w].x, v.x), v.y = fmaf(factor, p[w].y, v.y);
-        v.z = fmaf(factor, p[w].z, v.z), v.w = fmaf(factor, p[w].w, v.w);
-      }
-      finish(head, highest, total, last_factor);
-      store(head, j % D, v.x * last_factor, v.y * last_factor);
-      store(head, j % D + 2, v.z * last_factor, v.w * last_factor);
-    }
-    return;
-  }
-  // Factors of the splits in shared memory, then one pass over the parts.
-  float* factors = shared;  // [active][8]
-  float* sums = shared + kDecodeMaxParts * 8;
-  for (int j = threadIdx.x; j < active * 8; j += kDecodeWarps * 32) {
-    const int w = j / 8, head = j % 8;
-    if (head < heads_here) {
-      factors[j] = __ldcg(parts + w * kPart + 8 * D + head);
-      sums[j] = __ldcg(parts + w * kPart + 8 * D + 8 + head);
-    }
-  }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) < heads_here) {
-    const int head = threadIdx.x;
-    float highest = -INFINITY, total = 0.0f;
-    for (int w = 0; w < active; ++w) highest = fmaxf(highest, factors[w * 8 + head]);
-    for (int w = 0; w < active; ++w) {
-      const float factor = exp2_fast(factors[w * 8 + head] - highest);
-      factors[w * 8 + head] = factor;
-      total = fmaf(factor, sums[w * 8 + head], total);
-    }
-    finish(head, highest, total, highs[head]);
-  }
-  __syncthreads();
-  for (int j = threadIdx.x * 4; j < heads_here * D; j += kDecodeWarps * 32 * 4) {
-    const int head = j / D;
-    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-    for (int w = 0; w < active; ++w) {
-      const float factor = factors[w * 8 + head];
-      const float4 p = __ldcg(reinterpret_cast<const float4*>(parts + w * kPart + j));
-      v.x = fmaf(factor, p.x, v.x), v.y = fmaf(factor, p.y, v.y);
-      v.z = fmaf(factor, p.z, v.z), v.w = fmaf(factor, p.w, v.w);
-    }
-    store(head, j % D, v.x * highs[head], v.y * highs[head]);
-    store(head, j % D + 2, v.z * highs[head], v.w * highs[head]);
-  }
+  merge_results<kValueBits, D>(a, {i, head0, heads_here, split, active, place, i * head_units + head_unit}, shared);
 }
 
 template <class T, int kKeyBits, int kValueBits, bool kRotate = false>
 void run_decode(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream) {
   with_head_dim("attention_decode", head_dim, [&](auto d) {
     constexpr int D = decltype(d)::value;
-    const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D, kRotate>;
-    const size_t bytes = Results<kValueBits, D>::kFloats * sizeof(float);
-    allow_shared("attention_decode", kernel, bytes);
-    launch("attention_decode", kernel,
-           dim3(static_cast<unsigned>(a.splits),
-                static_cast<unsigned>(kv.kv_heads * a.head_groups),
-                static_cast<unsigned>(a.plan != nullptr ? 1 : n)),
-           dim3(kDecodeWarps * 32), bytes, stream, a, kv);
+    const unsigned head_units = static_cast<unsigned>(kv.kv_heads * a.head_groups);
+    const unsigned units = static_cast<unsigned>(a.splits), rows = static_cast<unsigned>(n);
+    const dim3 grid = a.plan != nullptr ? dim3(head_units, units) : dim3(units, head_units, rows);
+    const auto go = [&](auto blocks) {
+      const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D, kRotate, decltype(blocks)::value>;
+      const size_t bytes = Results<kValueBits, D>::kFloats * sizeof(float);
+      allow_shared("attention_decode", kernel, bytes);
+      launch("attention_decode", kernel, grid, dim3(kDecodeWarps * 32), bytes, stream, a, kv);
+    };
+    // Four blocks a multiprocessor spill registers with a 16-bit cache: taken where all blocks then run at once.
+    const int64_t blocks = int64_t{rows} * head_units;
+    constexpr int kMost = D == 256 ? 2 : 4, kLess = kKeyBits == 16 && D == 128 ? 3 : kMost;
+    const bool at_once = blocks > kLess * multiprocessors() && blocks <= kMost * multiprocessors();
+    if (!at_once) return go(std::integral_constant<int, kLess>{});
+    go(std::integral_constant<int, kMost>{});
   });
 }
 

@@ -17,19 +17,23 @@ struct PlanArgs {
 
 __global__ void __launch_bounds__(kThreads) plan_kernel(const PlanArgs a) {
   __shared__ unsigned long long total;
-  __shared__ int longest, places[kClasses];
+  __shared__ int longest_row, longest, places[kClasses];
   wait_prior_grid();
   allow_next_grid();
-  if (threadIdx.x == 0) total = 0, longest = 1;
+  if (threadIdx.x == 0) total = 0, longest = 1, longest_row = 0;
   if (threadIdx.x < kClasses) places[threadIdx.x] = 0;
   __syncthreads();
   const auto length_of = [&](int i) { return a.row[i] < 0 ? 0 : a.index[i] + 1; };
   unsigned long long mine = 0;
-  for (int i = threadIdx.x; i < a.n; i += kThreads) mine += static_cast<unsigned long long>(length_of(i));
+  for (int i = threadIdx.x; i < a.n; i += kThreads) {
+    mine += static_cast<unsigned long long>(length_of(i));
+    atomicMax(&longest_row, length_of(i));
+  }
   atomicAdd(&total, mine);
   __syncthreads();
   const int share = static_cast<int>((total + a.wanted - 1) / a.wanted);
-  const int part = max((share + 63) & ~63, a.least);
+  // Merging 64 short parts of one long row costs more than 16 longer ones take.
+  const int part = max((share + 63) & ~63, max(a.least, min(longest_row / 16 & ~63, 256)));
   // To the nearest whole number of parts: a row a little longer than a part stays whole.
   const auto parts_of = [&](int length) { return min(max((length + part / 2) / part, 1), kDecodeMaxParts); };
   for (int i = threadIdx.x; i < a.n; i += kThreads) {

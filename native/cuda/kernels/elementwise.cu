@@ -42,46 +42,45 @@ __global__ void __launch_bounds__(256) embed_kernel(const T* table, int64_t voca
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(256)
-    put_kernel(const float* src, const int32_t* dst, int64_t hidden, T* out, int64_t out_stride) {
-  wait_prior_grid();
-  allow_next_grid();
-  const int64_t t = blockIdx.x;
-  for (int64_t i = threadIdx.x; i < hidden; i += 256) {
-    out[dst[t] * out_stride + i] = Num<T>::from_float(src[t * hidden + i]);
-  }
-}
-
 enum class Kind { gate, activate, add };
 
+constexpr int kUnits = 2;  // of 8 outputs a thread, loaded before the first is computed
+
+// Blocks of (units, rows): no division finds an element's place.
 template <class T, Kind kKind>
 __global__ void __launch_bounds__(256) map_kernel(const T* x, int64_t x_stride, T* y, int64_t y_stride, int64_t m,
-                                                  int64_t n, Activation kind, float scale) {
+                                                  int32_t units, Activation kind, float scale) {
+  constexpr int kIn = kKind == Kind::gate ? 16 : 8;  // elements of x a unit
   wait_prior_grid();
   allow_next_grid();
-  const int64_t units = n / 8, total = m * units;
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < total; i += gridDim.x * 256ll) {
-    const int64_t row = i / units, unit = i % units;
-    T* to = y + row * y_stride + unit * 8;
-    float a[8], b[8];
-    if (kKind == Kind::gate) {  // 8 of gate, 8 of up
-      const T* from = x + row * x_stride + unit * 16;
-      unpack8<T>(*reinterpret_cast<const uint4*>(from), a);
-      unpack8<T>(*reinterpret_cast<const uint4*>(from + 8), b);
+  for (int64_t row = blockIdx.y; row < m; row += gridDim.y) {
+    const T* from = x + row * x_stride;
+    T* to = y + row * y_stride;
+    const int first = blockIdx.x * (256 * kUnits) + threadIdx.x;
+    uint4 in[kUnits], more[kUnits];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) a[j] = activation(kind, a[j]) * b[j];
-    } else if (kKind == Kind::activate) {
-      unpack8<T>(*reinterpret_cast<const uint4*>(to), a);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) a[j] = activation(kind, a[j]);
-    } else {
-      unpack8<T>(*reinterpret_cast<const uint4*>(to), a);
-      unpack8<T>(*reinterpret_cast<const uint4*>(x + row * x_stride + unit * 8), b);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) a[j] = fmaf(scale, b[j], a[j]);
+    for (int u = 0; u < kUnits; ++u) {
+      const int64_t unit = first + u * 256;
+      if (unit >= units) break;
+      if (kKind != Kind::activate) in[u] = load16(from + unit * kIn);
+      if (kKind == Kind::gate) more[u] = load16(from + unit * 16 + 8);  // 8 of gate, 8 of up
+      if (kKind != Kind::gate) more[u] = load16(to + unit * 8);
     }
-    *reinterpret_cast<uint4*>(to) = pack8<T>(a);
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+      const int64_t unit = first + u * 256;
+      if (unit >= units) break;
+      float a[8], b[8];
+      unpack8<T>(more[u], b);
+      if (kKind != Kind::activate) unpack8<T>(in[u], a);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        if (kKind == Kind::gate) b[j] = activation(kind, a[j]) * b[j];
+        if (kKind == Kind::activate) b[j] = activation(kind, b[j]);
+        if (kKind == Kind::add) b[j] = fmaf(scale, a[j], b[j]);
+      }
+      *reinterpret_cast<uint4*>(to + unit * 8) = pack8<T>(b);
+    }
   }
 }
 
@@ -91,14 +90,15 @@ void map(const char* name, DType dtype, const void* x, int64_t x_stride, void* y
   require(n % 8 == 0 && x_stride % 8 == 0 && y_stride % 8 == 0, name, "sizes and strides are multiples of 8");
   require(dtype == DType::f16 || dtype == DType::bf16, name, "dtype is f16 or bf16");
   if (m == 0) return;
-  const int64_t blocks = ceil_div(m * (n / 8), 256), most = 8ll * multiprocessors();
-  const dim3 grid(static_cast<unsigned>(blocks < most ? blocks : most));
+  require(n / 8 < 1ll << 31, name, "n < 2^34");
+  const dim3 grid(static_cast<unsigned>(ceil_div(n / 8, 256 * kUnits)), static_cast<unsigned>(m < 65535 ? m : 65535));
+  const int32_t units = static_cast<int32_t>(n / 8);
   if (dtype == DType::f16) {
     launch(name, map_kernel<__half, kKind>, grid, dim3(256), 0, stream, static_cast<const __half*>(x), x_stride,
-           static_cast<__half*>(y), y_stride, m, n, kind, scale);
+           static_cast<__half*>(y), y_stride, m, units, kind, scale);
   } else {
     launch(name, map_kernel<__nv_bfloat16, kKind>, grid, dim3(256), 0, stream, static_cast<const __nv_bfloat16*>(x),
-           x_stride, static_cast<__nv_bfloat16*>(y), y_stride, m, n, kind, scale);
+           x_stride, static_cast<__nv_bfloat16*>(y), y_stride, m, units, kind, scale);
   }
 }
 
@@ -125,19 +125,6 @@ void embed(DType dtype, const void* table, int64_t vocab, int64_t hidden, float 
   } else {
     launch("embed", embed_kernel<__nv_bfloat16>, grid, dim3(256), 0, stream, static_cast<const __nv_bfloat16*>(table),
            vocab, hidden, multiplier, tokens, static_cast<__nv_bfloat16*>(out), out_stride);
-  }
-}
-
-void put_rows(DType dtype, const float* src, const int32_t* dst, int64_t count, int64_t hidden, void* out,
-              int64_t out_stride, cudaStream_t stream) {
-  if (count == 0) return;
-  const dim3 grid(static_cast<unsigned>(count));
-  if (dtype == DType::f16) {
-    launch("put_rows", put_kernel<__half>, grid, dim3(256), 0, stream, src, dst, hidden, static_cast<__half*>(out),
-           out_stride);
-  } else {
-    launch("put_rows", put_kernel<__nv_bfloat16>, grid, dim3(256), 0, stream, src, dst, hidden,
-           static_cast<__nv_bfloat16*>(out), out_stride);
   }
 }
 

@@ -3,6 +3,6 @@
 
 namespace deploykit::cuda {
 
-template void gemm16_typed<__half>(const LinearArgs&, DType, const void*, Gemm16Variant, void*, cudaStream_t);
+template void gemm16_typed<__half>(const LinearArgs&, DType, const void*, const Gemm16Variant&, cudaStream_t);
 
 }  // namespace deploykit::cuda

@@ -1,12 +1,11 @@
 // 16-bit weights times any number of tokens (sm_90a).
 //
-// Rows of W are the first operand of wgmma (64 a warpgroup), tokens the second. One producer thread streams weights, one
-// tokens, through stages of shared memory with tensor maps; two warpgroups multiply and turn a tile's sums into outputs
-// while the producers are already at the next tile. Weights are requested before the wait for the kernel in front.
-// A cluster is kShare x kSplit blocks: kShare row tiles with the same tokens (each block fetches a part of these for
-// all), kSplit parts of k; a block sends the sums of its part to the block that ends those rows, into its shared memory.
-// Without kSplit the list of (tile, stage) may be cut evenly over the clusters: a part of a tile leaves its sums in the
-// workspace, and the last to come adds all parts in ascending order.
+// Rows of W are the first operand of wgmma (64 a warpgroup), tokens the second. One producer thread streams weights,
+// one tokens, through stages of shared memory with tensor maps; two warpgroups multiply and turn a tile's sums into
+// outputs while the producers are already at the next tile. Weights are requested before the wait for the kernel in
+// front. A cluster is kShare x kSplit blocks: kShare row tiles with the same tokens (each block fetches a part of these
+// for all), kSplit parts of k; a block sends the sums of its part to the block that ends those rows, into its shared
+// memory, where they are added in a fixed order. So no memory is needed beside the output.
 #pragma once
 
 #include "cuda/kernels/gemm16_finish.cuh"
@@ -112,7 +111,12 @@ __device__ __forceinline__ void gemm16_fetch_weights(const Gemm16Plan& plan, con
       barrier_wait(b.empty + stage, parity);
       if (++stage == S::kStages) stage = 0, parity ^= 1;
     }
-    if (S::kSplit > 1) barrier_wait(&b.parts_free, (tiles & 1) ^ 1);
+    // The consumers were through the last tile's stages, so the phase of the tile before the last but one has ended;
+    // those of the last two may be open, and a wait by parity tells only neighbours apart: one after the other.
+    if (S::kSplit > 1) {
+      if (tiles > 1) barrier_wait(&b.parts_free, tiles & 1);
+      barrier_wait(&b.parts_free, (tiles & 1) ^ 1);
+    }
   }
 }
 
@@ -184,62 +188,10 @@ __device__ __forceinline__ bool gemm16_exchange(const Gemm16Block<S>& block, int
   return true;
 }
 
-// The sums of a tile that several clusters share: leave this cluster's, and in the last one to come, with true, end
-// with the totals.
-template <class S>
-__device__ __forceinline__ bool gemm16_merge(const Gemm16Plan& plan, const Gemm16Work& work,
-                                             const Gemm16Block<S>& block, uint32_t* counters, float* parts,
-                                             uint32_t* flag, float (&d)[S::kTokens / 2]) {
-  const int thread = threadIdx.x % 128, group = threadIdx.x / 128;
-  // A cluster has at most two parts of tiles: one without the tile's first stage, one with it.
-  const auto slot = [&](int of_cluster, bool has_first) {
-    const int64_t index = ((2 * of_cluster + has_first) * S::kShare + block.share_rank) * S::kGroups + group;
-    return reinterpret_cast<float4*>(parts + index * (64 * S::kTokens)) + thread;
-  };
-  float4* mine = slot(block.cluster, work.first == 0);
-#pragma unroll
-  for (int j = 0; j < S::kTokens / 8; ++j) {
-    __stcg(mine + j * 128, make_float4(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]));
-  }
-  named_barrier(1 + group, 128);
-  const int begin = work.tile * plan.steps / plan.share, end = (work.tile * plan.steps + plan.steps - 1) / plan.share;
-  if (thread == 0) {
-    uint32_t* counter = counters + (work.tile * S::kShare + block.share_rank) * S::kGroups + group;
-    const bool is_last = count_arrival(counter) == static_cast<uint32_t>(end - begin);
-    if (is_last) *counter = 0;
-    *flag = is_last;
-  }
-  named_barrier(1 + group, 128);
-  if (*flag == 0) return false;
-#pragma unroll
-  for (int i = 0; i < S::kTokens / 2; ++i) d[i] = 0.0f;
-  constexpr int kTogether = S::kTokens < 128 ? 128 / S::kTokens : 1;  // parts in flight
-  for (int c = begin; c <= end; c += kTogether) {
-    float4 v[kTogether][S::kTokens / 8];
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      const float4* part = slot(c + i, c + i == begin);
-#pragma unroll
-      for (int j = 0; j < S::kTokens / 8; ++j) {
-        v[i][j] = c + i <= end ? __ldcg(part + j * 128) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-#pragma unroll
-      for (int j = 0; j < S::kTokens / 8; ++j) {
-        d[4 * j] += v[i][j].x, d[4 * j + 1] += v[i][j].y, d[4 * j + 2] += v[i][j].z, d[4 * j + 3] += v[i][j].w;
-      }
-    }
-  }
-  return true;
-}
-
 // A warpgroup: multiplies stage by stage, then ends each tile.
 template <class S>
 __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16Plan& plan,
-                                               const Gemm16Block<S>& block, uint32_t* counters, float* parts,
-                                               uint32_t* flags) {
+                                               const Gemm16Block<S>& block) {
   using T = typename S::Type;
   Gemm16Barriers<S>& b = *block.barriers;
   const int group = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -288,11 +240,6 @@ __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16
     release(before);
     if constexpr (S::kSplit > 1) {
       if (!gemm16_exchange<S>(block, turn, d)) continue;
-    } else {
-      if (work.last - work.first < plan.steps &&
-          !gemm16_merge<S>(plan, work, block, counters, parts, flags + group, d)) {
-        continue;
-      }
     }
     finish_tile<T, S::kTokens, S::kChunk, S::kFinishWarps>(
         a, d, row0, token0, block.scratch + party / S::kSplit * S::kScratchBytes, 1 + party, residual);
@@ -302,12 +249,11 @@ __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
-    gemm16_kernel(const LinearArgs a, const Gemm16Plan plan, uint32_t* counters, float* parts,
-                  const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map) {
+    gemm16_kernel(const LinearArgs a, const Gemm16Plan plan, const __grid_constant__ CUtensorMap w_map,
+                  const __grid_constant__ CUtensorMap x_map) {
 #ifdef DEPLOYKIT_WGMMA
   extern __shared__ char raw[];
   __shared__ Gemm16Barriers<S> barriers;
-  __shared__ uint32_t flags[S::kGroups];
   const int rank = S::kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   Gemm16Block<S> block;
   block.stages = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
@@ -340,7 +286,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     if (threadIdx.x == S::kWarps * 32 + 32) gemm16_fetch_tokens<S>(plan, block, &x_map);
   } else {
     if constexpr (S::kMovesRegisters) registers_take<240>();
-    gemm16_consume<S>(a, plan, block, counters, parts, flags);
+    gemm16_consume<S>(a, plan, block);
   }
 #else
   __trap();

@@ -37,12 +37,6 @@ __device__ __forceinline__ float4 load_shared16(uint32_t address) {
 __device__ __forceinline__ void cluster_meet_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
-// Count an arrival in global memory: what this block wrote before is there for whoever counts later.
-__device__ __forceinline__ uint32_t count_arrival(uint32_t* counter) {
-  uint32_t before;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-  return before;
-}
 #endif
 
 }  // namespace deploykit::cuda

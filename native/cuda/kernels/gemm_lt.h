@@ -19,7 +19,7 @@ struct GemmShape {
   bool bias = false;
 };
 
-// Not for use by two threads at once. Buckets of m: 1, 2, 4, 8, then multiples of 8 to 64, of 32 to 256, of 128 to
+// Not for use by two threads at once. Buckets of m: 1, 2, 4, 8, then multiples of 8 to 64, of 32 to 256, of 64 to
 // 1,024, of 512 beyond; all m of a bucket use the algorithm that was chosen for its upper end.
 class GemmLt {
  public:

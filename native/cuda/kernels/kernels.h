@@ -64,7 +64,7 @@ struct LinearCall {
   const void* norm_weight = nullptr;  // T [k]; nullptr = no norm
   float norm_eps = 1e-5f;
   float norm_offset = 0.0f;
-  // Partial sums of w4_mma and gemm16 (their ..._workspace_bytes): the first 64 KiB zero at the start; every call leaves them zero.
+  // Partial sums of w4_mma (w4_mma_workspace_bytes): the first 64 KiB zero at the start; every call leaves them zero.
   // Calls that may run at the same time need workspaces of their own.
   void* workspace = nullptr;
 };
@@ -75,9 +75,9 @@ struct LinearCall {
 constexpr int32_t kGemv16MaxM = 8;
 void gemv16(const LinearCall& call, const void* w, int64_t n, int64_t k, cudaStream_t stream);
 
-// 16-bit weights, any m, on devices of generation 9.0: y as above with every epilogue, no norm. w as for gemv16, k % 8 == 0.
-// Needs call.workspace (as of W4: the first 64 KiB zero at the start and left zero).
-int64_t gemm16_workspace_bytes();
+// 16-bit weights, any m, on devices with wgmma: y as above with every epilogue, no norm; needs no workspace. w as for
+// gemv16, k % 64 == 0. Ahead of cuBLASLt for 9 to 64 tokens on an H100, about level from 2,048 on.
+constexpr int32_t kGemm16BestM = 64;
 void gemm16(const LinearCall& call, const void* w, int64_t n, int64_t k, cudaStream_t stream);
 
 // 4-bit weights with a scale and a zero point for every `group` inputs: w = (q - z) * scale.
@@ -111,7 +111,7 @@ struct W4Source {
 void w4_repack(const W4Source& source, const W4Weight& dst, int64_t row_offset, RowMap map, cudaStream_t stream);
 
 // y as above for any m >= 1 by the fastest of w4_gemv, w4_mma and, on sm_90, a wgmma kernel without limits. A norm on the
-// way in: m <= 8. call.workspace: w4_matmul_workspace_bytes() (0 on sm_90), the first 64 KiB zero at the start.
+// way in: m <= 8. call.workspace as for w4_mma (the wgmma kernel uses none).
 int64_t w4_matmul_workspace_bytes();
 void w4_matmul(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
 // m <= 8, x may be normalized on the way in (worth it for m <= 2).
@@ -128,10 +128,6 @@ void w4_dequantize(DType dtype, const W4Weight& w, int64_t row0, int64_t rows, v
 // out[t] = table[tokens[t]] * multiplier; rows of a token outside [0, vocab) become zeros.
 void embed(DType dtype, const void* table, int64_t vocab, int64_t hidden, float multiplier, const int32_t* tokens,
            int64_t count, void* out, int64_t out_stride, cudaStream_t stream);
-
-// Overwrite rows with float32 embeddings of spans: out[dst[i]] = T(src[i]), src [count, hidden].
-void put_rows(DType dtype, const float* src, const int32_t* dst, int64_t count, int64_t hidden, void* out,
-              int64_t out_stride, cudaStream_t stream);
 
 // y = norm(x (+ add_scale * add)) * (weight + offset) (+ bias), rows of n, a block each. With `add`, the sum is rounded
 // to T and written to `sum` (which may be x) before it is normalized. n % 8 == 0, n <= 32768. gather (or nullptr) picks

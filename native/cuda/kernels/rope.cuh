@@ -44,6 +44,16 @@ struct Row {
   }
   __device__ __forceinline__ void rotate(float* buffer, const float2* angles, int half, bool interleaved) {
     if (half == 0) return;
+    if (D == 128 && half == 64 && !interleaved) {  // a lane holds both elements of its pairs
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float2 a = angles[2 * word(0) + e];
+        const float x = v[0][e], y = v[kWords - 1][e];
+        v[0][e] = x * a.x - y * a.y;
+        v[kWords - 1][e] = y * a.x + x * a.y;
+      }
+      return;
+    }
     if (!interleaved) {
       __syncwarp();
 #pragma unroll

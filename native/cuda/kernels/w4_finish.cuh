@@ -6,6 +6,9 @@
 
 namespace deploykit::cuda {
 
+// A warpgroup's staging: 32 tokens of 68 floats (64 rows; four more keep lanes in different banks).
+constexpr int kFinishTokens = 32, kFinishPitch = 68;
+
 #ifdef __CUDACC__
 template <class T>
 __device__ __forceinline__ void add_eight(float (&v)[8], uint4 q, float factor) {
@@ -85,11 +88,11 @@ __device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t 
 }
 
 // A warpgroup's 64 * kBlocks rows from `row0` on (wgmma's accumulators), of the tokens from token0 on of which `here` exist:
-// bias, gate with silu, rounding, and through shared memory (32 tokens x 272 bytes) to y. Barrier 1 + group.
+// bias, gate with silu, rounding, and through shared memory to y. `group`: the warpgroup's number, for its barrier.
 template <class T, int kTokens, int kBlocks>
-__device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&d)[kBlocks][kTokens / 2], void* staging,
+__device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&d)[kBlocks][kTokens / 2], float* staging,
                                              int64_t row0, int64_t token0, int here, int group) {
-  constexpr int kRound = 32, kRounds = kTokens / kRound, kPitch = 272;
+  constexpr int kRound = kFinishTokens, kRounds = kTokens / kRound, kPitch = kFinishPitch * 4;
   const bool gated = a.epilogue == Epilogue::gated;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = threadIdx.x % 32, r = lane / 4;
   float bias[kBlocks][2] = {};
@@ -109,7 +112,7 @@ __device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&
   const uint32_t plain_at = base + (matrix / 2 * 8 + lane % 8) * kPitch + warp * 32 + matrix % 2 * 16;
   const uint32_t gated_at = base + (matrix * 8 + lane % 8) * kPitch + warp * 16;
   const int pieces = gated ? kBlocks * 4 : kBlocks * 8;  // of 8 outputs, of a token
-  const int64_t first_row = row0, width = gated ? 16 : 8;
+  const int64_t width = gated ? 16 : 8;
   T* y = static_cast<T*>(a.y) + token0 * a.y_stride + (gated ? row0 / 2 : row0);
 #pragma unroll 1
   for (int round = 0; round < kRounds; ++round) {
@@ -145,8 +148,8 @@ __device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&
     for (int i = 0; i < kRound * kBlocks * 8 / 128; ++i) {
       if (gated && i >= kRound * kBlocks * 4 / 128) break;
       const int item = i * 128 + thread, token = item / pieces, piece = item % pieces;
-      if (round * kRound + token < here && first_row + piece * width < a.n) {
-        const uint4 v = *reinterpret_cast<const uint4*>(static_cast<const char*>(staging) + token * kPitch + piece * 16);
+      if (round * kRound + token < here && row0 + piece * width < a.n) {
+        const uint4 v = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(staging) + token * kPitch + piece * 16);
         *reinterpret_cast<uint4*>(y + (round * kRound + token) * a.y_stride + piece * 8) = v;
       }
     }
@@ -154,7 +157,7 @@ __device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&
   }
 }
 
-// Eight floats at `offset` of the same shared array of every block of the cluster, added in the order of their ranks.
+// Eight floats at `offset` of the same shared array of each of the cluster's blocks, added in the order of their ranks.
 __device__ __forceinline__ void gather(float (&v)[8], const float* sums, int offset, int blocks) {
   const uint32_t here = shared_address(sums + offset);
 #pragma unroll

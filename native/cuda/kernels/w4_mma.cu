@@ -18,7 +18,7 @@ namespace {
 // Up to 8 tokens, measured on an H100 (bench/cuda/NOTES.md): w4_gemv is ahead where wgmma's tiles have to share inputs,
 // w4_wgmma_kernel.cuh where they fill the device.
 bool gemv_wins(const LinearCall& call, const W4Weight& w) {
-  return call.m == 1 || ceil_div(w.n, 128) < multiprocessors();
+  return call.m <= 2 || ceil_div(w.n, 128) < multiprocessors();
 }
 }  // namespace
 

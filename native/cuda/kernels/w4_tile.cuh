@@ -29,9 +29,7 @@ DK_ROWS_128(__nv_bfloat16, "bf16")
 #undef DK_ROWS_128
 #undef DK_SUMS16
 #undef DK_SUMS4
-#endif
 
-#ifdef __CUDACC__
 template <class T>
 __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
   using T2 = typename Num<T>::T2;

@@ -1,5 +1,5 @@
 // w4_matmul on sm_90a for bf16 activations, groups of 32 and 64.
-#include "cuda/kernels/w4_wgmma_kernel.cuh"
+#include "cuda/kernels/w4_wgmma_launch.cuh"
 
 namespace deploykit::cuda {
 

@@ -1,72 +1,28 @@
-#pragma once
-
 // 4-bit weights times any number of tokens on wgmma (sm_90a).
 //
 // A block has one warp that copies (weights, their params and tokens, through tensor maps, a ring of stages of 128
 // inputs) and warpgroups that multiply: a lane takes 16 bytes of packed weights from shared memory, unpacks them into
 // wgmma's first operand while the tensor cores work on the words before, and the tokens are the second operand where
-// the copy left them. Sums stay in registers over all inputs: the scale is part of the unpacked weights.
+// the copy left them. Sums stay in registers over all inputs: the scale is part of the unpacked weights, or for few tokens
+// the sums' unit.
 //
 // Few tiles: a cluster shares one, each block takes a part of the inputs, and all add up each other's sums through
 // shared memory, in the order of their ranks. Many tiles: a block does one after another; the copies of the next run
 // while the last one is stored.
-#include "cuda/kernels/w4_finish.cuh"
+#pragma once
+
+#include "cuda/kernels/w4_plan.cuh"
 #include "cuda/kernels/w4_tile.cuh"
 
 namespace deploykit::cuda {
-
-struct W4Plan {
-  int32_t steps = 0;                        // stages over k
-  int32_t row_tiles = 0, token_tiles = 0;
-  int32_t split = 1;                        // blocks of a cluster, which share a tile
-  int32_t group = 128;
-  int32_t early = 16;  // stages of weights requested before the kernel in front has ended
-  bool late = false;   // the next kernel may start when all weights are requested, not before
-};
-
 namespace {
 
-constexpr int kW4TokenGroup = 16;  // token tiles that pass by a row tile before the next: their tokens stay in L2
-constexpr int kW4MaxSplit = 8;
-constexpr int kFinishTokens = 32, kFinishPitch = 68;
-
-// kPerSm: blocks that a multiprocessor holds, so that the next kernel's start while this one's end. kWide: groups of 128
-// (else 32 or 64). kSplit: one tile a cluster, else tiles in turn.
-template <int kTokens_, int kWarpgroups_, int kBlocks_, int kPerSm_, bool kWide_, bool kSplit_, bool kUnits_>
-struct W4Shape {
-  static constexpr int kTokens = kTokens_, kWarpgroups = kWarpgroups_, kBlocks = kBlocks_, kPerSm = kPerSm_;
-  static constexpr bool kWide = kWide_, kSplit = kSplit_;
-  static constexpr int kRows = kWarpgroups * kBlocks * 64;
-  // Few tokens: weights stay integers and sums are kept in units of the stage's scale, which takes fewer instructions
-  // than to scale the weights.
-  static constexpr bool kUnits = kUnits_;
-  static_assert(!kUnits || (kWide && kBlocks == 1), "one group a stage, one unit a row");
-  // Multiplying warps take registers of the copying ones.
-  static constexpr bool kJuggle =
-      kPerSm == 2 ? kTokens >= 32 : kTokens * kBlocks >= (kWarpgroups == 4 ? 32 : 256);
-  static constexpr int kRegisters = kPerSm == 2 ? 104 : kWarpgroups == 4 ? 112 : 240;
-  static constexpr int kConsumers = kWarpgroups * 128, kThreads = kConsumers + (kJuggle ? 128 : 32);
-  static constexpr int kTokenBytes = kTokens * 256, kDataBytes = kRows * 64;
-  static constexpr int kParamBytes = (kRows / 16 * (kWide ? 64 : 256) + 1023) / 1024 * 1024;
-  static constexpr int kStageBytes = kTokenBytes + kDataBytes + kParamBytes;
-  static constexpr int kFinishBytes = kSplit ? 0 : kWarpgroups * kFinishTokens * kFinishPitch * 4;
-  static constexpr int kBytes = kPerSm == 1 ? 232448 : 115712;
-  static constexpr int kFit = (kBytes - 1024 - 256 - kFinishBytes) / kStageBytes;
-  static constexpr int kStages = kFit < 10 ? kFit : 10;
-  static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes + kFinishBytes;
-  static constexpr int kPitch = kRows + 4;  // of a token's sums, where a cluster adds them
-  // Steps of 16 inputs multiplied between two waits.
-  static constexpr int kWords = kTokens * kBlocks >= 128 || kPerSm == 2 ? 2 : 4;
-  static_assert(!kSplit || kTokens * kPitch * 4 <= kStages * kStageBytes, "the sums fit the stages");
-};
-
-struct W4Tile {
-  int row_tile, token_tile;
-};
-__device__ __forceinline__ W4Tile w4_tile(const W4Plan& plan, int index) {
-  const int whole = kW4TokenGroup * plan.row_tiles, group = index / whole, left = index - group * whole;
-  const int tokens = min(kW4TokenGroup, plan.token_tiles - group * kW4TokenGroup);
-  return {left / tokens, group * kW4TokenGroup + left % tokens};
+// An arrival without a branch: between products in flight the compiler needs straight code.
+__device__ __forceinline__ void arrive_if(bool on, uint32_t barrier) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%1];\n}\n" ::"r"(
+                   static_cast<int>(on)),
+               "r"(barrier)
+               : "memory");
 }
 
 template <class T, class S>
@@ -90,9 +46,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   __syncthreads();
 
   const int rank = S::kSplit ? static_cast<int>(blockIdx.x) % plan.split : 0;
-  const int first_tile = S::kSplit ? static_cast<int>(blockIdx.x) / plan.split : static_cast<int>(blockIdx.x);
-  const int tiles = plan.row_tiles * plan.token_tiles;
-  const int tile_stride = S::kSplit ? tiles : static_cast<int>(gridDim.x);
+  const int cluster = S::kSplit ? static_cast<int>(blockIdx.x) / plan.split : static_cast<int>(blockIdx.x);
+  const int tiles = plan.row_tiles * plan.token_tiles, tile_stride = S::kSplit ? tiles : plan.clusters;
   const int begin = S::kSplit ? plan.steps * rank / plan.split : 0;
   const int end = S::kSplit ? plan.steps * (rank + 1) / plan.split : plan.steps;
 
@@ -113,16 +68,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
         tensor_copy(at + S::kTokenBytes / 2, &token_map, full + stage, step * 128 + 64, token_tile * S::kTokens);
       };
       int ahead = 0;  // stages of the first tile whose weights are on their way
-      if (first_tile < tiles) {
-        const W4Tile tile = w4_tile(plan, first_tile);
+      if (cluster < tiles) {
+        const W4Tile tile = w4_tile(plan, cluster);
 #pragma unroll 1
-        for (; ahead < min(kStages, plan.early) && begin + ahead < end; ++ahead) copy_weights(ahead, begin + ahead, tile.row_tile);
+        for (; ahead < min(kStages, plan.early) && begin + ahead < end; ++ahead) {
+          copy_weights(ahead, begin + ahead, tile.row_tile);
+        }
       }
       wait_prior_grid();
-      if (!plan.late) allow_next_grid();
+      allow_next_grid();
       int stage = 0;
       uint32_t phase = 1;  // of `empty`: a fresh one counts as ended
-      for (int t = first_tile; t < tiles; t += tile_stride) {
+      for (int t = cluster; t < tiles; t += tile_stride) {
         const W4Tile tile = w4_tile(plan, t);
 #pragma unroll 1
         for (int step = begin; step < end; ++step) {
@@ -136,7 +93,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
           if (++stage == kStages) stage = 0, phase ^= 1;
         }
       }
-      if (plan.late) allow_next_grid();
     }
     __syncwarp();
     if constexpr (S::kSplit) {
@@ -150,9 +106,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     const int param_stride = 128 / plan.group * 64;
     const int first_piece = group * kBlocks * 4 + warp % 4;  // 16 rows of the tile; block b has first_piece + 4b
     float acc[kBlocks][S::kTokens / 2];
+    const uint32_t empty_address = shared_address(empty);
+    const auto release_last = [&](bool on, int stage) {  // the stage before `stage` is read
+      arrive_if(on && lane == 0, empty_address + ((stage == 0 ? kStages : stage) - 1) * 8);
+    };
     int stage = 0;
     uint32_t phase = 0;
-    for (int t = first_tile; t < tiles; t += tile_stride) {
+    for (int t = cluster; t < tiles; t += tile_stride) {
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -241,15 +201,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
             }
             wgmma_commit();
             wgmma_wait<1>();
-            if (chunk == 0 && part == 0 && lane == 0 && step > begin) {
-              barrier_arrive(empty + (stage == 0 ? kStages : stage) - 1);
-            }
+            if (chunk == 0 && part == 0) release_last(step > begin, stage);
           }
         }
         if (++stage == kStages) stage = 0, phase ^= 1;
       }
       wgmma_wait<0>();
-      if (lane == 0) barrier_arrive(empty + (stage == 0 ? kStages : stage) - 1);
+      release_last(true, stage);
       if constexpr (S::kUnits) {
 #pragma unroll
         for (int i = 0; i < S::kTokens / 2; ++i) acc[0][i] *= i % 4 < 2 ? unit_lo : unit_hi;
@@ -295,6 +253,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
           finish_16bit<T, S::kTokens, kBlocks>(a, acc, sums, row0 + group * kBlocks * 64, token0, here, group);
           continue;
         }
+        // The same for every epilogue, in float32.
         constexpr int kRounds = S::kTokens / kFinishTokens;
         const int width = gated ? 16 : 8;  // rows of a thread's piece
         const int token = thread / (64 / width), column = thread % (64 / width) * width;
@@ -354,154 +313,5 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 #endif
 }
 
-// Clusters of `split` blocks that the device holds at a time (cached).
-template <class Kernel>
-int32_t clusters_at_once(Kernel kernel, int threads, size_t shared, int split, int32_t (&known)[kW4MaxSplit + 1]) {
-  if (known[split] == 0) {
-    if (split == 1) {
-      known[1] = multiprocessors();
-    } else {
-      cudaLaunchConfig_t config = {};
-      config.gridDim = dim3(static_cast<unsigned>(split));
-      config.blockDim = dim3(static_cast<unsigned>(threads));
-      config.dynamicSmemBytes = shared;
-      cudaLaunchAttribute attribute = {};
-      attribute.id = cudaLaunchAttributeClusterDimension;
-      attribute.val.clusterDim.x = static_cast<unsigned>(split);
-      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-      config.attrs = &attribute;
-      config.numAttrs = 1;
-      int count = 0;
-      check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "w4_matmul");
-      known[split] = count > 0 ? count : -1;
-    }
-  }
-  return known[split];
-}
-
-struct W4Choice {
-  int32_t split = 1;
-  double time = 1e30;  // microseconds on an H100, as the model sees it
-};
-
-// How many blocks share a tile: waves of clusters, each its stages (`stage` microseconds) and what they cost besides.
-template <class T, class S>
-W4Choice w4_choose(const LinearArgs& a, double stage, double fixed, double shared, int forced) {
-  static int32_t known[kW4MaxSplit + 1] = {};
-  const auto kernel = w4_wgmma_kernel<T, S>;
-  allow_shared("w4_matmul", kernel, S::kSharedBytes);
-  const int64_t tiles = ceil_div(a.n, S::kRows) * ceil_div(a.m, S::kTokens), steps = ceil_div(a.k, 128);
-  W4Choice best;
-  for (int32_t split = 1; split <= kW4MaxSplit && split <= steps; ++split) {
-    int64_t fit = clusters_at_once(kernel, S::kThreads, S::kSharedBytes, split, known);
-    if (fit <= 0) continue;
-    if (split == 1) fit *= S::kPerSm;
-    // Two blocks of a multiprocessor are slower than one, but not twice.
-    const double crowd = tiles * split > multiprocessors() && S::kPerSm > 1 ? 1.15 : 1.0;
-    const double time =
-        static_cast<double>(ceil_div(tiles, fit)) *
-        (static_cast<double>(ceil_div(steps, split)) * stage * crowd + fixed + (split > 1 ? shared + 0.1 * split : 0.0));
-    if (split == forced) return {split, time};
-    if (time < best.time) best = {split, time};
-  }
-  return best;
-}
-
-template <class T, class S>
-void launch_w4(const LinearArgs& a, const W4Weight& w, W4Plan plan, cudaStream_t stream) {
-  const auto kernel = w4_wgmma_kernel<T, S>;
-  const uint64_t tiles = static_cast<uint64_t>(a.n / 16);
-  const uint64_t data_words = static_cast<uint64_t>(a.k * 2), param_words = static_cast<uint64_t>(a.k / w.group * 16);
-  const uint64_t data_sizes[2] = {data_words, tiles}, data_strides[1] = {data_words * 4};
-  const uint64_t param_sizes[2] = {param_words, tiles}, param_strides[1] = {param_words * 4};
-  const uint64_t token_sizes[2] = {static_cast<uint64_t>(a.k), static_cast<uint64_t>(a.m)};
-  const uint64_t token_strides[1] = {static_cast<uint64_t>(a.x_stride) * 2};
-  const uint32_t data_box[2] = {256, S::kRows / 16}, token_box[2] = {64, S::kTokens};
-  const uint32_t param_box[2] = {static_cast<uint32_t>(128 / w.group * 16), S::kRows / 16};
-  const CUtensorMap data_map = tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 2, w.data, data_sizes, data_strides, data_box, 0);
-  const CUtensorMap param_map =
-      tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 2, w.params, param_sizes, param_strides, param_box, 0);
-  const CUtensorMap token_map =
-      tensor_map(sizeof(T) == 2 && std::is_same<T, __half>::value ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                                  : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                 2, a.x, token_sizes, token_strides, token_box, 128);
-  const int64_t work = static_cast<int64_t>(plan.row_tiles) * plan.token_tiles;
-  const int64_t blocks = S::kSplit ? work * plan.split : work < multiprocessors() ? work : multiprocessors();
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = S::kSharedBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  if (plan.split > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = static_cast<unsigned>(plan.split);
-    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
-    ++config.numAttrs;
-  }
-  if (dependent_launch()) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
-    ++config.numAttrs;
-  }
-  config.attrs = attributes;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a, plan, data_map, param_map, token_map), "w4_matmul");
-}
-
-template <class T, class S>
-void run_w4(const LinearArgs& a, const W4Weight& w, int32_t split, int variant, cudaStream_t stream) {
-  allow_shared("w4_matmul", w4_wgmma_kernel<T, S>, S::kSharedBytes);
-  W4Plan plan;
-  plan.steps = static_cast<int32_t>(ceil_div(a.k, 128));
-  plan.row_tiles = static_cast<int32_t>(ceil_div(a.n, S::kRows));
-  plan.token_tiles = static_cast<int32_t>(ceil_div(a.m, S::kTokens));
-  plan.group = w.group;
-  plan.split = split;
-  if (variant / 64 % 8 != 0) plan.early = variant / 64 % 8;
-  plan.late = variant / 512 != 0;
-  require(static_cast<int64_t>(plan.row_tiles) * plan.token_tiles < int64_t{1} << 24, "w4_matmul", "n x m fits the grid");
-  launch_w4<T, S>(a, w, plan, stream);
-}
-
-// At most 64 tokens: one tile of them.
-template <class T, class S>
-void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
-  const double stage = (S::kTokens >= 64 ? 0.4 : 0.25) * S::kRows / 128;
-  run_w4<T, S>(a, w, w4_choose<T, S>(a, stage, 4.0, 0.5, variant & 15).split, variant, stream);
-}
-
-template <class T, bool kWide>
-void many_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
-  const int shape = variant / 16 % 4;
-  using Tall = W4Shape<128, 2, 2, 1, kWide, false, false>;
-  using Cut = W4Shape<128, 2, 1, 1, kWide, true, false>;
-  using Low = W4Shape<128, 2, 1, 1, kWide, false, false>;
-  const W4Choice low = w4_choose<T, Cut>(a, 0.7, 4.0, 1.7, variant & 15);
-  const double waves = static_cast<double>(ceil_div(ceil_div(a.n, Tall::kRows) * ceil_div(a.m, 128), multiprocessors()));
-  const double tall = waves * (static_cast<double>(ceil_div(a.k, 128)) * 1.4 + 4.0);
-  if (shape == 1 || (shape == 0 && tall <= low.time)) return run_w4<T, Tall>(a, w, 1, variant, stream);
-  if (low.split > 1) return run_w4<T, Cut>(a, w, low.split, variant, stream);
-  run_w4<T, Low>(a, w, 1, variant, stream);
-}
-
 }  // namespace
-
-// `variant`: 0 the tuned kernel; the bench's others: 1 .. 8 force the split, + 16 256 rows a block, + 32 128 rows, + 48 256
-// rows and scaled weights; + 64 early, + 512 late.
-template <class T, bool kWide>
-void w4_wgmma_typed(int variant, const LinearArgs& a, const W4Weight& w, cudaStream_t stream) {
-  if (a.m > 64) return many_tokens<T, kWide>(a, w, variant, stream);
-#ifdef DEPLOYKIT_W4_VARIANTS
-  if constexpr (kWide && std::is_same<T, __nv_bfloat16>::value) {
-    if (variant / 16 % 4 == 1 && a.m <= 16) return few_tokens<T, W4Shape<16, 4, 1, 1, true, true, true>>(a, w, variant, stream);
-    if (variant / 16 % 4 == 1 && a.m <= 32) return few_tokens<T, W4Shape<32, 4, 1, 1, true, true, true>>(a, w, variant, stream);
-    if (variant / 16 % 4 == 1) return few_tokens<T, W4Shape<64, 4, 1, 1, true, true, true>>(a, w, variant, stream);
-    if (variant / 16 % 4 == 3) return few_tokens<T, W4Shape<64, 4, 1, 1, true, true, false>>(a, w, variant, stream);
-  }
-#endif
-  if (a.m <= 16) return few_tokens<T, W4Shape<16, 2, 1, 2, kWide, true, kWide>>(a, w, variant, stream);
-  if (a.m <= 32) return few_tokens<T, W4Shape<32, 2, 1, 2, kWide, true, kWide>>(a, w, variant, stream);
-  few_tokens<T, W4Shape<64, 2, 1, 2, kWide, true, kWide>>(a, w, variant, stream);
-}
-
 }  // namespace deploykit::cuda

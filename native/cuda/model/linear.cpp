@@ -24,6 +24,12 @@ GemmShape shape_of(const Matrix& matrix, const LinearCall& call) {
   return shape;
 }
 
+// 16-bit weights of more tokens than gemv16 takes, where gemm16 is ahead of the library: measured from 4,096 inputs on.
+constexpr int64_t kGemm16LeastInputs = 2048;
+bool uses_gemm16(const Matrix& matrix, int32_t tokens) {
+  return tokens <= kGemm16BestM && has_wgmma() && matrix.k % 64 == 0 && matrix.k >= kGemm16LeastInputs;
+}
+
 }  // namespace
 
 Linear::Linear(DType, int64_t dequantized) {
@@ -35,18 +41,23 @@ Linear::Linear(DType, int64_t dequantized) {
 
 bool Linear::fuses_norm(int32_t tokens) { return tokens <= kNormTokens; }
 
-bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens); }
+bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens, false); }
 
-bool Linear::uses_library(const Matrix& matrix, int32_t tokens) {
-  if (!matrix.quantized) return tokens > kGemv16Tokens;
+bool Linear::fuses_gate(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens, true); }
+
+bool Linear::uses_library(const Matrix& matrix, int32_t tokens, bool gated) {
+  // Unpacking and the gate's own pass cost more than the library gains on 4-bit weights.
+  if (matrix.quantized && gated && has_wgmma()) return false;
+  if (!matrix.quantized) return tokens > kGemv16Tokens && !uses_gemm16(matrix, tokens);
   return tokens > (has_wgmma() ? kW4Tokens : kW4MmaTokens);
 }
 
 void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
   call.workspace = w4_workspace_.get();
-  if (!uses_library(matrix, call.m)) {
+  if (!uses_library(matrix, call.m, call.epilogue == Epilogue::gated)) {
     if (matrix.quantized) return w4_matmul(call, matrix.w4, stream);
-    return gemv16(call, matrix.dense, matrix.n, matrix.k, stream);
+    const auto product = call.m <= kGemv16Tokens ? gemv16 : gemm16;
+    return product(call, matrix.dense, matrix.n, matrix.k, stream);
   }
   if (call.epilogue == Epilogue::gated || call.norm_weight != nullptr) {
     throw Error("internal", "a library product has no activation or norm inside");
@@ -64,7 +75,7 @@ void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
 }
 
 void Linear::plan(const Matrix& matrix, const LinearCall& call, int candidates, cudaStream_t stream) {
-  if (!uses_library(matrix, call.m)) return;
+  if (!uses_library(matrix, call.m, call.epilogue == Epilogue::gated)) return;
   const void* weight = matrix.quantized ? dequantized_.get() : matrix.dense;
   gemm_.plan(shape_of(matrix, call), call.x, call.x_stride, weight, call.y, call.y_stride, call.bias,
              gemm_workspace_.get(), kGemmWorkspace, candidates, stream);

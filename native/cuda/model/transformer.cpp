@@ -109,7 +109,8 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
 void Transformer::plan_products(cudaStream_t stream) {
   std::vector<int32_t> counts;
   for (int32_t m = 8; m <= std::min<int64_t>(max_tokens_, 256); m += m < 64 ? 8 : 32) counts.push_back(m);
-  for (int32_t m = 512; m <= max_tokens_; m *= 2) counts.push_back(m);
+  for (int32_t m = 320; m <= std::min<int64_t>(max_tokens_, 1024); m += 64) counts.push_back(m);  // mixed steps
+  for (int32_t m = 1536; m <= max_tokens_; m += m < 4096 ? 512 : m) counts.push_back(m);
   const auto plan = [&](const Matrix& matrix, const void* x, void* y, bool y_f32, bool residual, int64_t most) {
     for (const int32_t m : counts) {
       if (m > most) break;
@@ -169,6 +170,7 @@ void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, 
     pre.x_stride = hidden;
     pre.y = normed_.get();
     pre.y_stride = hidden;
+    pre.frees_next = Linear::fuses_epilogue(matrix, call.m);  // it is one of our kernels, then
     norm(pre, stream);
     call.x = normed_.get();
   }
@@ -269,7 +271,7 @@ void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t s
   LinearCall call;
   call.m = tokens;
   call.activation = layer.mlp.activation;
-  if (layer.mlp.gated && Linear::fuses_epilogue(weights.up, tokens)) {
+  if (layer.mlp.gated && Linear::fuses_gate(weights.up, tokens)) {
     call.y = inner_.get();
     call.y_stride = inner;
     call.epilogue = Epilogue::gated;
