@@ -5,9 +5,9 @@
 #include <ctime>
 #include <thread>
 
-#include "bench.cuh"
 #include "cuda/kernels/gemm16.cuh"
 #include "cuda/kernels/gemm_lt.h"
+#include "linear_reference.cuh"
 
 namespace deploykit::cuda {  // internal: the rungs of the ladder
 void gemm16_variant(const Gemm16Variant& variant, const LinearCall& call, const void* w, int64_t n, int64_t k,
@@ -37,12 +37,6 @@ void start_watchdog() {
   }).detach();
 }
 
-__device__ double reference_activation(int kind, double x) {
-  if (kind == 0) return x / (1 + exp(-x));
-  if (kind == 1) return 0.5 * x * (1 + erf(x / sqrt(2.0)));
-  if (kind == 2) return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-  return x > 0 ? x : 0;
-}
 // A warp an output.
 template <class T>
 __global__ void reference_sums(LinearCall c, const T* w, int64_t n, int64_t k, double* sums) {
