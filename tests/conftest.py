@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -51,3 +52,17 @@ def native_library() -> ModuleType:
     if locate() is None and (why := problem(probe())):
         pytest.skip(f"the native library can't be built here: {why}")
     return load(ensure())
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a few kilobytes in Hugging Face's layout: random weights, one token a byte."""
+    spec = importlib.util.spec_from_file_location(
+        "tiny_checkpoint_of_all", ROOT / "tests" / "deployment" / "tiny_checkpoint.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder: Path = module.make(tmp_path_factory.mktemp("checkpoint") / "tiny")
+    return folder

@@ -50,7 +50,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def test_there_are_examples() -> None:
-    assert {name.split("-")[0] for name, _, _ in EXAMPLES} >= {"README.md", "docs/server.md", "docs/chat.md"}
+    assert {name.split("-")[0] for name, _, _ in EXAMPLES} >= {
+        "README.md",
+        "docs/server.md",
+        "docs/chat.md",
+        "docs/python.md",
+    }
 
 
 @pytest.mark.parametrize(("language", "code"), [e[1:] for e in EXAMPLES], ids=[e[0] for e in EXAMPLES])

@@ -135,6 +135,7 @@ def _sets(options: SuiteOptions, workloads: dict[str, GpuWorkload], kv: str) -> 
         f"engine.device={options.device}",
         f"engine.session_len={longest}",
         f"engine.max_batch_size={MAX_ROWS}",
+        "chat.capability=completion",  # token ids in and out: checkpoints without a chat template are welcome
         *options.sets,
         f"server.limits.max_queue={most}",
         "engine.cache.prefix_caching=false",

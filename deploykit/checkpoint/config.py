@@ -94,15 +94,6 @@ class ConfigReader:
         default = 1 if multi_query else num_heads
         return self.integer("num_key_value_heads", "num_kv_heads", "n_head_kv", default=default, high=1 << 16)
 
-    def quant_method(self) -> str | None:
-        section = self.config.get("quantization_config") or self.text.get("quantization_config")
-        if section is None:
-            return None
-        method = section.get("quant_method") if isinstance(section, dict) else None
-        if not isinstance(method, str) or not method:
-            raise CheckpointError("config.json: quantization_config has no quant_method", file=self.file)
-        return method
-
 
 def token_ids(*sources: tuple[dict[str, Any], Path], key: str, vocab_size: int) -> tuple[int, ...]:
     """The ids under `key` of the first source that has any; generation_config.json goes before config.json."""

@@ -32,9 +32,16 @@ def narrow(values: Floats, dtype: str) -> npt.NDArray[np.generic]:
     if dtype != "bfloat16":
         raise ValueError(f"no such target: {dtype}")
     bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16
-    quiet_nan = (bits >> 16) | 0x40  # rounding could carry a NaN into infinity
-    return np.where(np.isnan(values), quiet_nan, rounded).astype("<u2")
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    cast = rounded.astype("<u2")
+    nan = np.isnan(values)
+    if nan.any():  # rounding could carry a NaN into infinity
+        cast[nan] = (bits[nan] >> 16) | 0x40
+    return cast
 
 
 def _float32(data: Bytes) -> Floats:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from deploykit.checkpoint.quantization import Quantization
+
 
 class TensorInfo(msgspec.Struct, frozen=True):
     """One tensor as it lies on the disk, under its Hugging Face name."""
@@ -16,6 +18,9 @@ class TensorInfo(msgspec.Struct, frozen=True):
     nbytes: int
     file: str  # relative to Facts.path (or its name, for a single file)
     offset: int  # bytes from the file's start
+    layout: str = (
+        ""  # what a converter did to the values: "" | pairs | plus_one | transposed (gguf_families.py)
+    )
 
     @property
     def num_elements(self) -> int:
@@ -37,6 +42,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     weight_dtype: str  # what most bytes are stored in
     tensors: tuple[TensorInfo, ...] = ()
     quant_method: str | None = None  # None | gguf | awq | gptq | …
+    quantization: Quantization | None = None  # None for plain weights and GGUF
     num_layers: int
     hidden_size: int
     intermediate_size: int
@@ -65,6 +71,24 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         ):  # a section for each kind of layer: a window never reaches further than it did
             scaling = {**own, "full_attention": _dynamic(full, factor)}
         return msgspec.structs.replace(self, config={**self.config, key: scaling})
+
+    def stored_as(self, layout: str) -> bool:
+        """Whether tensors lie in the files in this layout (TensorInfo.layout)."""
+        return any(t.layout == layout for t in self.tensors)
+
+    @property
+    def layout(self) -> str:
+        """What a recipe's `model.format` calls it: hf (plain safetensors), gguf, awq, gptq, fp8, …"""
+        if self.format == "gguf":
+            return "gguf"
+        return {"fbgemm_fp8": "fp8", "gptqmodel": "gptq"}.get(
+            self.quant_method or "hf", self.quant_method or "hf"
+        )
+
+    @property
+    def quantized(self) -> str:
+        """How the weights are quantized, in words; empty for plain ones."""
+        return self.quantization.describe() if self.quantization else self.quant_method or ""
 
     @property
     def num_parameters(self) -> int:

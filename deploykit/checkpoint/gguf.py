@@ -20,11 +20,13 @@ from deploykit.checkpoint.ggml_types import GGML_TYPES, GgmlType
 
 MAX_HEADER_BYTES = 256 << 20
 MAX_DIMS = 4
+MAX_ENTRIES = 1 << 16  # tensors, and metadata values; real files have a few thousand
 MAX_ARRAY_DEPTH = 4
 MAX_NAME_BYTES = 1024
+MAX_TEXT_BYTES = 16 << 20  # of one text; the longest there are, chat templates, have some ten thousand
 MAX_ARRAY_ITEMS = (
-    8 << 20
-)  # over all arrays of a file; a vocabulary of 256 k tokens with its merges has about 1 M
+    4 << 20
+)  # over all arrays of a file; a vocabulary of 256 k tokens and its merges have about 1 M
 DEFAULT_ALIGNMENT = 32
 _CHUNK = 4 << 20
 _STRING, _ARRAY, _BOOL = 8, 9, 7
@@ -133,7 +135,7 @@ class _Parser:
             raise self.bad(f"more than {MAX_ARRAY_ITEMS} array items")
         return n
 
-    def text(self, limit: int = MAX_HEADER_BYTES) -> str:
+    def text(self, limit: int = MAX_TEXT_BYTES) -> str:
         n = self.count("bytes of text", 1)
         if n > limit:
             raise self.bad(f"text of {n} bytes, the limit is {limit}")
@@ -167,7 +169,10 @@ class _Parser:
         if kind == _STRING:
             return [self.text() for _ in range(self.items("strings", 8))]
         if kind == _ARRAY:
-            return [self.array(depth + 1) for _ in range(self.items("arrays", 12))]
+            n = self.items("arrays", 12)
+            if n > MAX_ENTRIES:
+                raise self.bad(f"{n} arrays in one; the limit is {MAX_ENTRIES}")
+            return [self.array(depth + 1) for _ in range(n)]
         scalar = _SCALARS.get(kind)
         if scalar is None:
             raise self.bad(f"unknown array type {kind}")
@@ -194,6 +199,8 @@ class _Parser:
             )
         num_tensors = self.count("tensors", 24)
         num_values = self.count("metadata values", 13)
+        if max(num_tensors, num_values) > MAX_ENTRIES:
+            raise self.bad(f"{num_tensors} tensors and {num_values} values; the limit is {MAX_ENTRIES}")
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
             self.where = "metadata"
@@ -245,7 +252,7 @@ class _Parser:
             self.where = "tensor table"
             raise self.bad("a name stands there twice")
         end = data_start
-        for t in sorted(tensors, key=lambda t: t.offset):
+        for t in tensors:  # in the order of their data: ggml's own reader asks for that, and for no gaps
             self.where = f"tensor {printable(t.name)}"
             if t.offset + t.nbytes > self.size:
                 raise CheckpointError(
@@ -259,5 +266,7 @@ class _Parser:
                 raise self.bad(f"its offset isn't a multiple of {alignment}")
             if t.offset < end:
                 raise self.bad("its data overlaps another tensor's")
-            end = t.offset + t.nbytes
+            if t.offset > end:
+                raise self.bad(f"its data leaves a gap of {t.offset - end} bytes")
+            end = t.offset + -(-t.nbytes // alignment) * alignment
         return tuple(tensors)

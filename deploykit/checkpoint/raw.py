@@ -24,7 +24,10 @@ _FIX = "the file was changed or cut short while it was in use: fetch it again"
 
 
 class RawReader:
-    """The files of a checkpoint, open for reading. Use as a context manager; not for several threads at once."""
+    """The files of a checkpoint, open for reading, for use as a context manager.
+
+    Files are opened when they are first read; after `open_all` several threads may read at once.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -42,6 +45,11 @@ class RawReader:
         for fd, _ in self._files.values():
             os.close(fd)
         self._files.clear()
+
+    def open_all(self) -> None:
+        """Open every file now."""
+        for tensor in {t.file: t for t in self._facts.tensors}.values():
+            self._open(tensor)
 
     def path(self, tensor: TensorInfo) -> Path:
         """The file that holds the tensor."""

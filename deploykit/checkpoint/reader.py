@@ -6,27 +6,75 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from deploykit.checkpoint import gguf, safetensors
 from deploykit.checkpoint.config import ConfigReader, token_ids, without_code
 from deploykit.checkpoint.errors import CheckpointError, printable
 from deploykit.checkpoint.facts import Facts, TensorInfo
 from deploykit.checkpoint.files import exists, member, open_regular, read_json, read_text
-from deploykit.checkpoint.gguf_llama import Metadata, llama_config, llama_tensors
+from deploykit.checkpoint.gguf_config import Source, make_config
+from deploykit.checkpoint.gguf_tensors import map_tensors
+from deploykit.checkpoint.quantization import read_quantization
+from deploykit.checkpoint.refuse import check_folder, gguf_files, names_of
 
 MAX_TEMPLATE_BYTES = 4 << 20
 MAX_TOKENIZER_CONFIG_BYTES = 64 << 20
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_QUANTIZED_GGUF = ("q8_0", "q4_0", "q4_1")
+FORMATS = (
+    "hf",
+    "gguf",
+    "awq",
+    "gptq",
+    "fp8",
+    "compressed-tensors",
+    "mxfp4",
+    "bitsandbytes",
+)  # a recipe's, beside auto
+_KV_SCALES = (".k_scale", ".v_scale", ".kv_scale", ".k_proj.output_scale", ".v_proj.output_scale")
+_PLAIN = ("float32", "float16", "bfloat16")
 
 
-def read_facts(path: Path | str) -> Facts:
+def read_facts(path: Path | str, format: str = "auto") -> Facts:
     """The facts of a folder in Hugging Face's layout, or of a .gguf file. No weights are read and no code is run.
 
-    Raises CheckpointError that names the file, the tensor and the reason.
+    `format` is a recipe's `model.format`: `auto` takes what is there (of a folder that has nothing else its only
+    GGUF file); another one is what must be there. Raises CheckpointError that names the file, the tensor and the
+    reason.
     """
     path = Path(path).absolute()
     if path.is_dir():
-        return _read_folder(path)
+        file = _gguf_of(path, format)
+        facts = _read_folder(path) if file is None else _read_gguf(file)
+    else:
+        facts = _read_file(path)
+    if format not in ("auto", facts.layout):
+        raise CheckpointError(
+            f"the recipe asks for {format}, and the model is {facts.layout}",
+            file=path,
+            why=facts.quantized or f"its weights are stored as {facts.weight_dtype}",
+            fix=f"set model.format to {facts.layout if facts.layout in FORMATS else 'auto'}, or name another model",
+        )
+    return facts
+
+
+def _gguf_of(folder: Path, format: str) -> Path | None:
+    """The GGUF file that a folder stands for: its only one, where it is asked for or where nothing else is there."""
+    names = names_of(folder)
+    found = gguf_files(names)
+    if format == "gguf":
+        if not found:
+            raise CheckpointError(
+                "the folder holds no GGUF file", file=folder, fix="set model.format to auto"
+            )
+        if len(found) > 1:
+            why, fix = ", ".join(map(printable, found[:4])), f"name the file: {folder / found[0]}"
+            raise CheckpointError("the folder holds several GGUF files", file=folder, why=why, fix=fix)
+        return member(folder, found[0])
+    alone = len(found) == 1 and "config.json" not in names
+    return member(folder, found[0]) if format == "auto" and alone else None
+
+
+def _read_file(path: Path) -> Facts:
     with open_regular(path) as f:
         magic = f.read(4)
     if magic == b"GGUF":
@@ -42,7 +90,7 @@ def read_facts(path: Path | str) -> Facts:
 
 
 def _read_folder(folder: Path) -> Facts:
-    _refuse_what_is_no_model(folder)
+    check_folder(folder)
     config_path = member(folder, "config.json")
     config: dict[str, Any] = without_code(read_json(config_path))
     generation_path = folder / "generation_config.json"
@@ -53,6 +101,13 @@ def _read_folder(folder: Path) -> Facts:
     tensors = safetensors.read_folder(folder)
     if not tensors:
         raise CheckpointError("the checkpoint holds no tensors", file=folder)
+    quantization, section = read_quantization(folder, config, read.text)
+    if quantization is not None:
+        config = {**config, "quantization_config": section}
+        if any(t.name.endswith(_KV_SCALES) for t in tensors):
+            quantization = msgspec.structs.replace(quantization, kv_scales=True)
+    else:
+        _refuse_packed(folder, tensors)
     num_heads = read.integer("num_attention_heads", "n_head", "n_heads", "num_heads", high=1 << 16)
     hidden = read.integer("hidden_size", "n_embd", "d_model", "dim")
     vocab_size = read.integer("vocab_size")
@@ -67,7 +122,8 @@ def _read_folder(folder: Path) -> Facts:
         generation_config=generation,
         weight_dtype=_main_dtype(tensors),
         tensors=tensors,
-        quant_method=read.quant_method(),
+        quant_method=None if quantization is None else quantization.method,
+        quantization=quantization,
         num_layers=read.integer("num_hidden_layers", "n_layer", "n_layers", "num_layers", high=1 << 16),
         hidden_size=hidden,
         intermediate_size=read.integer(
@@ -88,37 +144,18 @@ def _read_folder(folder: Path) -> Facts:
     )
 
 
-def _refuse_what_is_no_model(folder: Path) -> None:
-    """The usual wrong folders, each with what to do about it."""
-    try:
-        names = sorted(p.name for p in folder.iterdir())
-    except OSError as e:
-        raise CheckpointError("the folder can't be read", file=folder, why=str(e)) from None
-    weights = [n for n in names if n.endswith(".safetensors")]
-    ggufs = [n for n in names if n.endswith(".gguf")]
-    pickled = [n for n in names if n.endswith(_PICKLED) and not n.startswith("training_args")]
-    if "adapter_config.json" in names and "config.json" not in names:
-        raise CheckpointError("the folder holds a LoRA adapter, not a model", file=folder)
-    if "config.json" not in names and ggufs:
-        fix = f"name the file: {folder / ggufs[0]}"
-        raise CheckpointError("the folder holds GGUF files", file=folder, why=", ".join(ggufs[:4]), fix=fix)
-    if "config.json" not in names:
-        raise CheckpointError("the folder isn't a model", file=folder, why="it has no config.json")
-    if safetensors.SINGLE in names or safetensors.INDEX in names:
-        return
-    if weights:
-        why = f"there is {weights[0]}, and neither {safetensors.SINGLE} nor {safetensors.INDEX}"
-        fix = "fetch the model again, whole, with its index"
-        raise CheckpointError("the model's weights are incomplete", file=folder, why=why, fix=fix)
-    if pickled:
+def _refuse_packed(folder: Path, tensors: tuple[TensorInfo, ...]) -> None:
+    """Weights that are packed by AWQ or GPTQ while nothing says how."""
+    names = {t.name for t in tensors}
+    packed = next((n for n in names if n.endswith(".qweight") and f"{n[:-7]}qzeros" in names), None)
+    if packed is not None:
         raise CheckpointError(
-            f"the weights are in {pickled[0]}, a pickle, which can run code when it is loaded",
-            file=folder,
-            why="only safetensors and GGUF are read",
-            fix="convert it where you trust it: load it with transformers and save it with save_pretrained(), "
-            "or take a revision of the model that has .safetensors files",
+            "packed weights, and nothing says how they are quantized",
+            file=folder / "config.json",
+            tensor=packed,
+            why="there is no quantization_config in it, and neither quantize_config.json nor quant_config.json beside",
+            fix="fetch the model again, whole",
         )
-    raise CheckpointError("the folder holds no weights", file=folder, fix="fetch the model again, whole")
 
 
 def _main_dtype(tensors: tuple[TensorInfo, ...]) -> str:
@@ -161,20 +198,13 @@ def _chat_template(folder: Path) -> str | None:
 
 def _read_gguf(path: Path) -> Facts:
     header = gguf.read_header(path)
-    meta = Metadata(path, header.metadata)
-    architecture = meta.text("general.architecture")
-    if architecture != "llama":
-        raise CheckpointError(
-            f"GGUF files of the architecture {printable(repr(architecture))} aren't supported",
-            file=path,
-            why="supported: llama",
-            fix="use the model's checkpoint in safetensors",
-        )
+    source = Source(path, header)
+    meta = source.meta
     if meta.values.get("split.count", 1) not in (0, 1):
         fix = "merge its parts into one file (llama-gguf-split --merge)"
         raise CheckpointError("split GGUF files aren't supported", file=path, fix=fix)
-    config = llama_config(path, header)
-    tensors = llama_tensors(path, header, config)
+    config = make_config(source)
+    tensors = map_tensors(source, config)
     template = meta.text("tokenizer.chat_template")
     if template is not None and len(template) > MAX_TEMPLATE_BYTES:
         raise CheckpointError("tokenizer.chat_template isn't text of a sane length", file=path)
@@ -188,13 +218,13 @@ def _read_gguf(path: Path) -> Facts:
     return Facts(
         path=str(path),
         format="gguf",
-        architecture="LlamaForCausalLM",
-        model_type="llama",
+        architecture=source.family.architecture,
+        model_type=source.family.model_type,
         config=config,
         generation_config=generation,
         weight_dtype=_main_dtype(tensors),
         tensors=tensors,
-        quant_method="gguf" if any(t.dtype in _QUANTIZED_GGUF for t in tensors) else None,
+        quant_method="gguf" if any(t.dtype not in _PLAIN for t in tensors) else None,
         num_layers=config["num_hidden_layers"],
         hidden_size=config["hidden_size"],
         intermediate_size=config["intermediate_size"],
@@ -203,6 +233,7 @@ def _read_gguf(path: Path) -> Facts:
         head_dim=config["head_dim"],
         vocab_size=config["vocab_size"],
         max_position_embeddings=config["max_position_embeddings"],
+        sliding_window=config.get("sliding_window"),
         tie_word_embeddings=config["tie_word_embeddings"],
         bos_token_id=config.get("bos_token_id"),
         eos_token_ids=eos,

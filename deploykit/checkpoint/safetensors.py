@@ -19,6 +19,7 @@ from deploykit.checkpoint.files import exists, member, open_regular, read_json
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMS = 16
+MAX_TENSORS = 1 << 18  # of one file; the largest models have a hundred thousand in all
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -73,6 +74,10 @@ def read_header(path: Path) -> SafetensorsHeader:
         if 8 + length > file_size:
             raise _truncated(path, f"the header claims {length} bytes, the file has {file_size}")
         raw = f.read(length)
+    count = raw.count(b"data_offsets")  # before the text becomes a million objects
+    if count > MAX_TENSORS:
+        why = f"{count}, the limit is {MAX_TENSORS}"
+        raise CheckpointError("too many tensors in a file", file=path, why=why)
     entries = _parse_json(path, raw)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):

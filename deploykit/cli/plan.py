@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploykit.errors import EXIT_OK, DeploykitError
+from deploykit.errors import EXIT_OK, ConfigError, DeploykitError
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
-    from deploykit.plan import Plan, PlanError
-    from deploykit.plan.types import Candidate, MemoryItem
+    from deploykit.hardware.described import Described
+    from deploykit.plan import PlanError
+    from deploykit.plan.outline import Inputs
+    from deploykit.prompt.templates.resolve import Resolved
     from deploykit.recipe import LoadedRecipe
 
 
 def plan(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A recipe, a model folder, a GGUF file, or a hub id.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="TARGET", show_default=False, help="A recipe, a model folder, a GGUF file, or a hub id."
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            "--machine",
+            metavar="NAME|FILE",
+            help="Plan for another machine: h100, 4090x2, laptop, …, or a YAML or JSON file.",
+        ),
+    ] = None,
+    machines: Annotated[bool, typer.Option("--machines", help="List the machines known by name.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Another value for a key of the recipe; repeatable."),
@@ -31,26 +45,69 @@ def plan(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> int:
-    """Show which engine serves TARGET here, what it takes in bytes, and why.
+    """Show which engine serves TARGET, on this machine or another, what it takes in bytes, and why.
 
-    Exit code 0: it fits. 3: it doesn't fit, or can't be honoured on this machine. 1: the model is not on the disk.
+    Exit code 0: it fits. 3: it doesn't fit, or can't be honoured on that machine. 2: the recipe or
+    the machine is wrong, or no chat template fits the model. 1: the model is not on the disk.
     """
+    from deploykit.cli import _plan_output as show
     from deploykit.plan import PlanError
+    from deploykit.plan.make import more_of, plan_of
 
+    if machines:
+        return _list(json_)
+    if target is None:
+        raise ConfigError(
+            "there is nothing to plan",
+            fix="name a recipe, a model folder, a GGUF file or a hub id: deploykit plan recipes/smollm2-135m.yaml",
+        )
+    other = _described(machine)
     loaded, facts = _find(target, set_ or (), fetch)
+    inputs = _inputs(loaded, facts, other)
+    head = {"machine": show.machine_data(other, inputs.machine), "model": show.model_data(facts)}
     try:
-        made = _make(loaded, facts)
+        made = plan_of(inputs, loaded.name)
     except PlanError as error:
+        _add_machine(error, inputs)
         if not json_:
-            _print_refusal(loaded, error)
+            show.print_refusal(loaded.name, error, other)
             raise
-        _print_json({"fits": False, "plan": None, "error": _error_data(error)})
+        show.print_json({"fits": False, **head, "plan": None, "error": show.refusal_data(error)})
         return error.exit_code
+    more = more_of(inputs)
+    template, wrong = _template(loaded, facts)
     if json_:
-        _print_json({"fits": True, "plan": made, "error": None})
-    else:
-        _print_plan(made, facts)
+        fault = None if wrong is None else show.fault_data(wrong)
+        found = {"plan": made, "sums": show.sums_data(made), "template": show.template_data(template)}
+        show.print_json({"fits": True, **head, **found, "more": more, "error": fault})
+        return EXIT_OK if wrong is None else wrong.exit_code
+    show.print_plan(made, facts, template, other, more)
+    if wrong is not None:
+        raise wrong
     return EXIT_OK
+
+
+def _list(json_: bool) -> int:
+    """The machines known by name, and with `--json` this one beside them."""
+    from deploykit.cli import _plan_output as show
+
+    if not json_:
+        show.print_machines()
+        return EXIT_OK
+    from deploykit.fsutil import cache_dir
+    from deploykit.hardware import catalog, probe
+
+    named = {e.name: {"about": e.about, "assumed": e.assumed, "facts": e.machine} for e in catalog.entries()}
+    show.print_json({"this": probe(disk=cache_dir()), "machines": named})
+    return EXIT_OK
+
+
+def _described(machine: str | None) -> Described | None:
+    if machine is None:
+        return None
+    from deploykit.cli._plan_machine import described
+
+    return described(machine)
 
 
 def _find(target: str, sets: list[str] | tuple[()], fetch: bool) -> tuple[LoadedRecipe, Facts]:
@@ -77,105 +134,40 @@ def _find(target: str, sets: list[str] | tuple[()], fetch: bool) -> tuple[Loaded
     return loaded, found.facts
 
 
-def _make(loaded: LoadedRecipe, facts: Facts) -> Plan:
-    from deploykit.deployment.native import native_cuda_problem, native_problem
+def _inputs(loaded: LoadedRecipe, facts: Facts, other: Described | None) -> Inputs:
+    from deploykit.cli._plan_machine import native_problems
     from deploykit.deployment.prepare import check_test_switches
     from deploykit.fsutil import cache_dir
     from deploykit.hardware import probe
-    from deploykit.plan import make_plan
+    from deploykit.plan.outline import Inputs
 
-    machine = probe(disk=cache_dir())
-    return make_plan(
-        loaded.recipe,
-        facts,
-        machine,
-        name=loaded.name,
-        runner=check_test_switches(),
-        native_problem=native_problem(machine),
-        native_cuda_problem=native_cuda_problem(machine),
-    )
+    here = probe(disk=cache_dir()) if other is None else other.machine
+    return Inputs(loaded.recipe, facts, here, native_problems(other, here), check_test_switches())
 
 
-# ---------------------------------------------------------------- output
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
-
-
-def _error_data(error: PlanError) -> dict[str, Any]:
-    return {
-        "what": error.what,
-        "where": error.where,
-        "why": error.why,
-        "fixes": error.fixes,
-        "candidates": error.candidates,
-        "memory": error.memory,
-        "memory_limit": error.memory_limit,
-    }
-
-
-def _print_plan(made: Plan, facts: Facts) -> None:
-    from deploykit.cli._tables import Printer
-    from deploykit.doctor.recipes import sessions_of
-    from deploykit.plan.text import format_bytes, format_count
-
-    out = Printer()
-    out.line(f"{made.name}: {made.engine} on {made.device}, {made.dtype}", style="bold")
-    out.line(f"model: {made.architecture}, {facts.num_parameters / 1e6:,.0f}M parameters, {made.model_path}")
-    _print_engines(out, made.candidates)
-    _print_memory(out, made.memory, made.memory_limit)
-    tokens = made.num_blocks * made.block_len
-    per_token = made.block_bytes / made.block_len
-    out.heading("KV memory")
-    out.line(
-        f"  {format_count(made.num_blocks)} blocks of {made.block_len} tokens"
-        f" ({format_bytes(made.block_bytes)} a block, {per_token / 1024:g} KiB a token)"
-    )
-    sessions = sessions_of(made)
-    plural = "session" if sessions == 1 else "sessions"
-    out.line(
-        f"  {format_count(tokens)} tokens: {sessions} full {plural} of {format_count(made.session_len)}; "
-        f"{made.max_batch_size} requests run at once, {made.max_queue} more may wait"
-    )
-    out.heading("Decisions")
-    out.table(((d.key, d.value, d.reason) for d in made.decisions), ("key", "value", "why"))
-
-
-def _print_refusal(loaded: LoadedRecipe, error: PlanError) -> None:
-    from deploykit.cli._tables import Printer
-
-    if not error.candidates and not error.memory:
+def _add_machine(error: PlanError, inputs: Inputs) -> None:
+    """Where it is memory that is short: the smallest known GPU that it does fit on, after the other changes."""
+    if not error.memory or inputs.recipe.engine.device == "cpu":
         return
-    out = Printer()
-    out.line(f"{loaded.name}: no plan", style="bold")
-    if error.candidates:
-        _print_engines(out, error.candidates)
-    if error.memory:
-        _print_memory(out, error.memory, error.memory_limit)
-    out.flush()
+    from deploykit.hardware import catalog
+    from deploykit.plan.changes import first_machine
+
+    larger = [(entry.name, entry.machine) for entry in catalog.entries() if entry.machine.gpus]
+    larger.sort(key=lambda item: item[1].gpus[0].total_bytes)
+    change = first_machine(inputs, larger)
+    if change is not None:
+        error.add(change)
 
 
-def _print_engines(out: Any, candidates: tuple[Candidate, ...]) -> None:
-    out.heading("Engines, in the order of preference")
-    rows = ((c.engine, "chosen" if c.accepted else "no", c.reason) for c in candidates)
-    out.table(rows, ("engine", "", "why"), styles={"chosen": "green", "no": "dim"})
+def _template(loaded: LoadedRecipe, facts: Facts) -> tuple[Resolved | None, DeploykitError | None]:
+    """The chat template, or why there is none: the plan is shown in both cases."""
+    from deploykit.checkpoint.tokenizer import ensure_tokenizer
+    from deploykit.deployment.templates import choose_template
+    from deploykit.fsutil import cache_dir
 
-
-def _print_memory(out: Any, memory: tuple[MemoryItem, ...], limit: int) -> None:
-    from deploykit.plan.text import format_bytes, format_count
-
-    total = sum(item.bytes for item in memory)
-    left = limit - total
-    rows = [(item.name, format_count(item.bytes), format_bytes(item.bytes), item.note) for item in memory]
-    rows.append(
-        ("total", format_count(total), format_bytes(total), f"of {format_bytes(limit)} that may be used")
-    )
-    if left >= 0:
-        rows.append(("left", format_count(left), format_bytes(left), ""))
-    else:
-        rows.append(("missing", format_count(-left), format_bytes(-left), ""))
-    out.heading("Memory")
-    out.table(rows, ("", "bytes", "", ""), right=(1, 2), styles={"total": "bold", "missing": "red"})
+    try:
+        return choose_template(
+            loaded, facts, lambda: ensure_tokenizer(facts, cache_dir()).tokenizer_json
+        ), None
+    except DeploykitError as error:
+        return None, error

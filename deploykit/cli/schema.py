@@ -34,9 +34,8 @@ def _part(key: str) -> str:
         if node is None:
             section = lookup(tuple(path))
             siblings = list(section.keys) if section else []
-            raise ConfigError(
-                f"there is no key `{printable(key[:80])}`", fix=for_key((*path, name), siblings)
-            )
+            fix = for_key((*path, name), siblings).help
+            raise ConfigError(f"there is no key `{printable(key[:80])}`", fix=fix)
         path.append(name)
     found = lookup(tuple(path))
     return json.dumps(found.schema if found else {}, indent=2, ensure_ascii=False) + "\n"

@@ -36,6 +36,12 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on the disk.")] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process", help="Engine and server in this one process, for a debugger; no restarts."
+        ),
+    ] = False,
 ) -> int:
     """Serve a model at an OpenAI-compatible endpoint.
 
@@ -45,17 +51,26 @@ def up(
         raise ConfigError("--wait, --no-wait and --wait-timeout go with --detach", fix="add -d")
     if wait is False and wait_timeout is not None:
         raise ConfigError("--wait-timeout and --no-wait exclude each other", fix="leave one out")
+    if in_process and detach:
+        raise ConfigError("--in-process and --detach exclude each other", fix="leave one out")
     overrides = [*(sets or []), *([f"server.port={port}"] if port is not None else [])]
     display = stage_display(sys.stdout)
     with contextlib.closing(display):
         if detach:
             return _background(target, overrides, offline, wait is not False, wait_timeout, display)
-        return _foreground(target, overrides, offline, display)
+        return _foreground(target, overrides, offline, display, in_process=in_process)
 
 
-def _foreground(target: str, sets: list[str], offline: bool, display: StageDisplay) -> int:
-    from deploykit.supervise.run import open_deployment, run
+def _foreground(
+    target: str, sets: list[str], offline: bool, display: StageDisplay, *, in_process: bool
+) -> int:
+    from deploykit.supervise.run import Serve, open_deployment, run
 
+    serve: Serve | None = None
+    if in_process:
+        from deploykit.cli._in_process import NO_TIMEOUT, serve_in_process
+
+        sets, serve = [*NO_TIMEOUT, *sets], serve_in_process
     opened = open_deployment(target, sets=sets, report=display.report)
     url, loaded = opened.url, opened.loaded
 
@@ -65,7 +80,7 @@ def _foreground(target: str, sets: list[str], offline: bool, display: StageDispl
             if stage.name == "ready":
                 _say_how(loaded, url, "Ctrl-C drains and stops it; again: at once.")
 
-    return run(opened, report=report, offline=offline)
+    return run(opened, report=report, offline=offline, serve=serve)
 
 
 def _background(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deploykit.checkpoint.facts import Facts
 from deploykit.deployment.native import ensure_native, native_cuda_problem, native_problem, target_of
 from deploykit.deployment.serve import make_serve_spec
+from deploykit.deployment.sources import fetch_weights as fetch_weights
+from deploykit.deployment.sources import refs_of as refs_of
 from deploykit.deployment.stage import Report, ignore, stage
 from deploykit.deployment.switches import check_test_switches as check_test_switches
 from deploykit.deployment.target import load
+from deploykit.deployment.templates import choose_template
 from deploykit.fsutil import cache_dir
 from deploykit.hardware.machine import Machine
-from deploykit.hub import Fetched, FetchProgress, HfRef, PathRef, PypiRef, Ref, fetch
+from deploykit.hub import Fetched
 from deploykit.plan.types import Plan
 from deploykit.recipe import LoadedRecipe
-from deploykit.recipe.schema import HfSource, ModelSection, PathSource, PypiSource
 from deploykit.server.spec import ServeSpec
 
 
@@ -55,7 +56,7 @@ def prepare(
 
     fetched = fetch_weights(loaded, cache=cache, offline=offline, report=report)
     with stage("plan", report) as running:
-        facts = read_facts(fetched.path)
+        facts = read_facts(fetched.path, loaded.recipe.model.format)
         machine = probe(disk=cache)
         plan = make_plan(
             loaded.recipe,
@@ -67,45 +68,15 @@ def prepare(
             native_cuda_problem=native_cuda_problem(machine),
         )
         tokenizer = ensure_tokenizer(facts, cache)
-        serve = make_serve_spec(loaded, facts, tokenizer)
+        template = choose_template(loaded, facts, lambda: tokenizer.tokenizer_json)
+        serve = make_serve_spec(loaded, facts, tokenizer, template)
         running.detail = describe(plan)
+        if template.origin != "checkpoint":
+            named = f"chat template {template.name}".rstrip()
+            running.detail = "; ".join((running.detail, f"{named}: {template.reason}", *template.notes))
     if plan.engine == "native":
         ensure_native(target_of(plan, machine), report)
     return Prepared(loaded, fetched, facts, machine, plan, serve)
-
-
-def fetch_weights(
-    loaded: LoadedRecipe, *, cache: Path, offline: bool = False, report: Report = ignore
-) -> Fetched:
-    """The stage "weights": the model's files, from the disk or from the first source that answers."""
-    with stage("weights", report) as running:
-
-        def on_progress(progress: FetchProgress) -> None:
-            fraction = progress.done / progress.total if progress.total else None
-            running.progress(_amount(progress), fraction)
-
-        refs = refs_of(loaded.recipe.model)
-        fetched = fetch(refs, cache=cache, offline=offline, report=on_progress)
-        running.detail = "; ".join((f"{fetched.path.name} from {fetched.source}", *fetched.failures))
-    return fetched
-
-
-def refs_of(model: ModelSection) -> list[Ref]:
-    """Where the model may come from, in order."""
-    if model.id is not None:
-        return [HfRef(repo=model.id, revision=model.revision)]
-    if model.path is not None:
-        return [PathRef(path=Path(model.path))]
-    refs: list[Ref] = []
-    for source in model.sources or ():
-        match source:
-            case PypiSource():
-                refs.append(PypiRef(package=source.pypi, file=source.file, sha256=source.sha256))
-            case HfSource():
-                refs.append(HfRef(repo=source.hf, revision=source.revision, file=source.file))
-            case PathSource():
-                refs.append(PathRef(path=Path(source.path)))
-    return refs
 
 
 def describe(plan: Plan) -> str:
@@ -117,10 +88,3 @@ def describe(plan: Plan) -> str:
     memory = f"{format_bytes(plan.total_bytes)} of {format_bytes(plan.memory_limit)}"
     room = f"{format_count(plan.num_blocks * plan.block_len)} tokens of KV"
     return f"{engine}; {memory}; {room}, {plan.max_batch_size} requests at once"
-
-
-def _amount(progress: FetchProgress) -> str:
-    from deploykit.plan.text import format_bytes
-
-    done = format_bytes(progress.done)
-    return f"{progress.file}: {done} of {format_bytes(progress.total)}" if progress.total else done

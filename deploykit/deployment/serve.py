@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploykit.deployment.secrets import hash_api_keys
-from deploykit.errors import ConfigError
 from deploykit.server.spec import ChatDefaults, Limits, ServeSpec
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
     from deploykit.checkpoint.tokenizer import TokenizerFiles
+    from deploykit.prompt.templates.resolve import Resolved
     from deploykit.recipe import LoadedRecipe
 
-_MAX_TEMPLATE = 1 << 20  # bytes
 
-
-def make_serve_spec(loaded: LoadedRecipe, facts: Facts, tokenizer: TokenizerFiles) -> ServeSpec:
+def make_serve_spec(
+    loaded: LoadedRecipe, facts: Facts, tokenizer: TokenizerFiles, template: Resolved
+) -> ServeSpec:
     """The spec without `engine_socket` and the bound port, which the supervisor's side fills in."""
     recipe = loaded.recipe
     server = recipe.server
@@ -27,8 +26,13 @@ def make_serve_spec(loaded: LoadedRecipe, facts: Facts, tokenizer: TokenizerFile
         model_names=tuple(server.model_names) or (loaded.name,),
         engine_socket="",
         tokenizer_path=str(tokenizer.tokenizer_json),
-        chat_template=read_chat_template(loaded) or tokenizer.chat_template,
-        system=recipe.chat.system,
+        chat_template=template.source,
+        template_name=template.name,
+        template_python=template.python,
+        template_stops=template.stop_words,
+        no_chat=None if template.chat else template.reason,
+        capability=template.capability,
+        system=template.system if recipe.chat.system is None else recipe.chat.system,
         bos_token=tokenizer.bos_token,
         eos_token=tokenizer.eos_token,
         add_bos=tokenizer.add_bos,
@@ -41,28 +45,6 @@ def make_serve_spec(loaded: LoadedRecipe, facts: Facts, tokenizer: TokenizerFile
         log_level=server.log_level,
         created=int(time.time()),
     )
-
-
-def read_chat_template(loaded: LoadedRecipe) -> str | None:
-    """The recipe's own template; None where it takes the checkpoint's."""
-    template = loaded.recipe.chat.template
-    if template == "auto":
-        return None
-    try:
-        with Path(template).open("rb") as f:
-            raw = f.read(_MAX_TEMPLATE + 1)
-        if len(raw) > _MAX_TEMPLATE:
-            raise ValueError("it is larger than 1 MiB")
-        if not raw.strip():
-            raise ValueError("it is empty")
-        return raw.decode()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the chat template {template!r} can't be read",
-            where="chat.template",
-            why=(error.strerror if isinstance(error, OSError) else None) or str(error),
-            fix="give a .jinja file, relative to the recipe, or `auto` for the checkpoint's own",
-        ) from None
 
 
 def _defaults(loaded: LoadedRecipe, facts: Facts) -> ChatDefaults:
@@ -79,6 +61,7 @@ def _defaults(loaded: LoadedRecipe, facts: Facts) -> ChatDefaults:
             "min_p": _number(config.get("min_p"), 0.0, 1.0),
         }
     from_checkpoint["repetition_penalty"] = _number(config.get("repetition_penalty"), 1e-6, 2.0)
+    from_checkpoint["max_tokens"] = _integer(config.get("max_new_tokens")) or None
 
     def pick(key: str) -> Any:
         value = getattr(given, key)
@@ -90,7 +73,7 @@ def _defaults(loaded: LoadedRecipe, facts: Facts) -> ChatDefaults:
         top_k=pick("top_k"),
         min_p=pick("min_p"),
         repetition_penalty=pick("repetition_penalty"),
-        max_tokens=given.max_tokens,
+        max_tokens=pick("max_tokens"),
         stop=tuple(given.stop),
     )
 

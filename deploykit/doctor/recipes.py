@@ -54,7 +54,7 @@ def find_on_disk(loaded: LoadedRecipe, cache: Path) -> OnDisk | None:
     fetched = locate(refs_of(loaded.recipe.model), cache=cache)
     if fetched is None:
         return None
-    return OnDisk(Path(fetched.path), read_facts(fetched.path))
+    return OnDisk(Path(fetched.path), read_facts(fetched.path, loaded.recipe.model.format))
 
 
 def fetch_to_disk(loaded: LoadedRecipe, cache: Path, report: Report) -> OnDisk:
@@ -63,7 +63,7 @@ def fetch_to_disk(loaded: LoadedRecipe, cache: Path, report: Report) -> OnDisk:
     from deploykit.deployment.prepare import fetch_weights
 
     fetched = fetch_weights(loaded, cache=cache, report=report)
-    return OnDisk(Path(fetched.path), read_facts(fetched.path))
+    return OnDisk(Path(fetched.path), read_facts(fetched.path, loaded.recipe.model.format))
 
 
 def sessions_of(plan: Plan) -> int:

@@ -15,10 +15,13 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True, help="JSON file of the plan")
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on")
     parser.add_argument("--status-fd", type=int, required=True, help="pipe to the supervisor")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     args = parser.parse_args()
     status = bind_to_parent(args.status_fd)
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s engine %(levelname)s %(message)s"
+        level=args.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s engine %(levelname)s %(message)s",
     )
 
     import msgspec

@@ -3,6 +3,9 @@
 A block is in exactly one of three states: *held* (a count of holders > 0), *cached* (nobody holds it, but its
 content is a known prefix) or *empty*. Empty blocks are taken first, then cached ones in the order in which they
 were let go, so that the free list is the LRU.
+
+A full block is known by the key of its whole prefix and shared as it is. The last block of a sequence that has ended
+is seldom full: it is kept as a *tail*, known by the prefix before it, and copied by whoever goes on from there.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Sequence
 from deploykit.engine.types import pack
 
 PrefixKey = bytes  # sha256
+MAX_TAILS = 8  # kept after one prefix, the latest ones
 
 
 def root_key(*, salt: str = "", adapter: str | None = None, kv: str = "") -> PrefixKey:
@@ -37,6 +41,8 @@ class BlockPool:
         self._holders = [0] * num_blocks
         self._key_of: list[PrefixKey | None] = [None] * num_blocks
         self._by_key: dict[PrefixKey, int] = {}
+        self._tail_of: dict[int, tuple[PrefixKey, tuple[int, ...]]] = {}  # the prefix before it, its tokens
+        self._tails: dict[PrefixKey, list[int]] = {}  # oldest first
         self._empty = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently let go first
 
@@ -84,7 +90,7 @@ class BlockPool:
             raise AssertionError(f"block {block} is let go more often than it was held")
         self._holders[block] -= 1
         if self._holders[block] == 0:
-            if self._key_of[block] is None:
+            if self._key_of[block] is None and block not in self._tail_of:
                 self._empty.append(block)
             else:
                 self._cached[block] = None
@@ -102,6 +108,36 @@ class BlockPool:
             self._by_key[key] = block
             self._key_of[block] = key
 
+    def publish_tail(self, block: int, parent: PrefixKey, token_ids: Sequence[int]) -> None:
+        """A held block's first positions are final: those of `token_ids`, after the prefix `parent`."""
+        tokens = tuple(token_ids)
+        if not tokens or self._key_of[block] is not None:
+            return
+        tails = self._tails.setdefault(parent, [])
+        for other in list(tails):
+            known = self._tail_of[other][1]
+            if known[: len(tokens)] == tokens:
+                return  # nothing new
+            if (known == tokens[: len(known)] or len(tails) >= MAX_TAILS) and other in self._cached:
+                del self._cached[other]
+                self._forget(other)
+                self._empty.append(other)
+        self._tails.setdefault(parent, []).append(block)
+        self._tail_of[block] = (parent, tokens)
+
+    def find_tail(self, parent: PrefixKey, token_ids: Sequence[int]) -> tuple[int, int] | None:
+        """The tail after `parent` that begins with the most of `token_ids`, and with how many; None with none."""
+        best, most = -1, 0
+        for block in self._tails.get(parent, ()):
+            length = 0
+            for known, token in zip(self._tail_of[block][1], token_ids, strict=False):
+                if known != token:
+                    break
+                length += 1
+            if length > most:
+                best, most = block, length
+        return (best, most) if most else None
+
     def flush(self) -> int:
         """Forget every cached prefix that nobody holds; how many blocks that emptied."""
         blocks = list(self._cached)
@@ -116,6 +152,11 @@ class BlockPool:
         if key is not None:
             del self._by_key[key]
             self._key_of[block] = None
+        elif (tail := self._tail_of.pop(block, None)) is not None:
+            tails = self._tails[tail[0]]
+            tails.remove(block)
+            if not tails:
+                del self._tails[tail[0]]
 
     def check(self) -> None:
         """Raise AssertionError unless every block is in exactly one state and the index agrees."""
@@ -126,9 +167,13 @@ class BlockPool:
             free = block in empty or block in cached
             if free != (self._holders[block] == 0) or self._holders[block] < 0:
                 raise AssertionError(f"block {block}: {self._holders[block]} holders, free: {free}")
-            if block in empty and self._key_of[block] is not None:
+            known = self._key_of[block] is not None or block in self._tail_of
+            if block in empty and known:
                 raise AssertionError(f"block {block} is empty and has a key")
-            if block in cached and self._key_of[block] is None:
+            if block in cached and not known:
                 raise AssertionError(f"block {block} is cached and has no key")
         if {k: b for b, k in enumerate(self._key_of) if k is not None} != self._by_key:
             raise AssertionError("the prefix index disagrees with the blocks")
+        tails = {block: parent for parent, blocks in self._tails.items() for block in blocks}
+        if tails != {block: tail[0] for block, tail in self._tail_of.items()}:
+            raise AssertionError("the index of tails disagrees with the blocks")

@@ -51,10 +51,12 @@ class FakeKV:
         """A row lets go of its table."""
         self._users.subtract(table)
         if self.check:
-            # Only full, computed blocks can be a cached prefix; nobody may read the others again.
+            # Only what was computed can be a cached prefix; nobody may read the rest again.
+            start = computed % self.block_len
             for block in table[computed // self.block_len :]:
                 if self._users[block] == 0:
-                    self._blocks[block] = POISON
+                    self._blocks[block, start:] = POISON
+                start = 0
 
     def copy(self, src: int, dst: int) -> None:
         self._blocks[self._checked(dst)] = self._blocks[self._checked(src)]

@@ -60,7 +60,7 @@ def make_runner(plan: Plan) -> Runner:
 
 
 class EngineProcess:
-    """One engine over one link. `run` returns after SIGTERM."""
+    """One engine over one link. `run` returns after SIGTERM, or `stop`."""
 
     def __init__(self, plan: Plan, socket_path: Path, status: StatusWriter) -> None:
         self.plan = plan
@@ -73,10 +73,11 @@ class EngineProcess:
         self._phase = "engine"
         self._progress = 0.0
 
-    def run(self) -> None:
-        """Load, then serve until told to stop."""
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's to handle
+    def run(self, *, own_process: bool = True) -> None:
+        """Load, then serve until told to stop. Signals are the caller's where it is not a process of its own."""
+        if own_process:
+            signal.signal(signal.SIGTERM, self._stop)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to handle
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         runner = make_runner(self.plan)
         capacity = runner.load(self.plan, self._report)
@@ -92,12 +93,16 @@ class EngineProcess:
             self.link.close()
             runner.close()
 
-    def _stop(self, *_: object) -> None:
+    def stop(self) -> None:
+        """From any thread: end after the step at work, or after loading."""
         self._stopping = True
+        self.link.wake.set()
+
+    def _stop(self, *_: object) -> None:
         if self.core is None:
             self.link.close()
             os._exit(0)  # still loading: there is nothing to finish
-        self.link.wake.set()
+        self.stop()
 
     def _report(self, stage: str, fraction: float) -> None:
         self._phase, self._progress = stage, fraction

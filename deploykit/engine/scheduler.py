@@ -75,6 +75,8 @@ class Scheduler:
         sequence.finished = True
         self.suspects.discard(sequence)
         if sequence.row >= 0:
+            if self.prefix_caching:
+                self._publish_tail(sequence)
             self._vacate(sequence)
         else:
             self._num_waiting -= 1
@@ -148,6 +150,8 @@ class Scheduler:
                 break
             work.append((candidate, num_tokens))
             budget -= num_tokens
+        for copy in news.copies:  # held until here: a block that is read in this step isn't given away in it
+            self.pool.let_go(copy.src)
         return self._step(work, news) if work else None
 
     def _step(self, work: list[tuple[Sequence, int]], news: _News) -> Step:
@@ -209,17 +213,23 @@ class Scheduler:
         waits_for_leader = sequence is not leader and sequence not in self.suspects
         if waits_for_leader and not leader.finished and leader.settled < sequence.prompt_len:
             return 0  # siblings wait for the first one's prefill and share it
-        shared, keys, source = self._prefix(sequence, leader)
+        shared, keys, source, computed = self._prefix(sequence, leader)
         # Only a sequence whose whole known length fits is let in, and a little is left for those who run, so that
         # newcomers don't push each other out.
-        free = self.pool.num_free - sum(1 for block in shared if self.pool.is_free(block))
         reserve = self.pool.num_blocks // 100 if self.running else 0
-        if self._blocks_for(sequence.known) - len(shared) + reserve > free:
+        need = self._blocks_for(sequence.known) - len(shared) + reserve
+        free = self.pool.num_free - sum(1 for block in shared if self.pool.is_free(block))
+        if source is not None and self.pool.is_free(source):
+            if need < free:
+                free -= 1
+            else:  # the block to copy from is needed itself
+                source, computed = None, len(shared) * self.block_len
+        if need > free:
             return 0
+        held = shared if source is None else [*shared, source]
         self._num_waiting -= 1
-        for block in shared:
+        for block in held:
             self.pool.hold(block)
-        computed = len(shared) * self.block_len if source is None else sequence.prompt_len - 1
         num_tokens = min(sequence.known - computed, budget)
         blocks = self._allocate(self._blocks_for(computed + num_tokens) - len(shared))
         if source is not None:
@@ -253,28 +263,37 @@ class Scheduler:
         news.extends.append(Extend(row, sequence.epoch, 0, tuple(sequence.blocks)))
         return num_tokens
 
-    def _prefix(self, sequence: Sequence, leader: Sequence) -> tuple[list[int], list[PrefixKey], int | None]:
-        """Whole blocks to share, their keys, and the block to copy for a sibling's partial last one."""
+    def _prefix(
+        self, sequence: Sequence, leader: Sequence
+    ) -> tuple[list[int], list[PrefixKey], int | None, int]:
+        """Whole blocks to share, their keys, a block to copy for what goes on in it, and how many tokens that is."""
         if sequence.wants_prompt_logprobs:
-            return [], [], None  # a hit would skip the logits that these are read from
+            return [], [], None, 0  # a hit would skip the logits that these are read from
         fresh_sibling = sequence is not leader and len(sequence.tokens) == sequence.prompt_len
         if fresh_sibling and leader.row >= 0 and leader.settled >= sequence.prompt_len:
             whole, rest = divmod(sequence.prompt_len - 1, self.block_len)
-            return leader.blocks[:whole], leader.keys[:whole], leader.blocks[whole] if rest else None
+            source = leader.blocks[whole] if rest else None
+            return leader.blocks[:whole], leader.keys[:whole], source, sequence.prompt_len - 1
         shared: list[int] = []
         keys: list[PrefixKey] = []
-        if self.prefix_caching:
-            key = sequence.request.root
-            # The last known token is always computed: its logits are what the next one is drawn from.
-            for index in range((sequence.known - 1) // self.block_len):
-                start = index * self.block_len
-                key = child_key(key, sequence.tokens[start : start + self.block_len])
-                block = self.pool.lookup(key)
-                if block is None:
-                    break
-                shared.append(block)
-                keys.append(key)
-        return shared, keys, None
+        if not self.prefix_caching:
+            return shared, keys, None, 0
+        key = sequence.request.root
+        # The last known token is always computed: its logits are what the next one is drawn from.
+        known = sequence.tokens[: sequence.known - 1]
+        for start in range(0, len(known) - self.block_len + 1, self.block_len):
+            next_key = child_key(key, known[start : start + self.block_len])
+            block = self.pool.lookup(next_key)
+            if block is None:
+                break
+            key = next_key
+            shared.append(block)
+            keys.append(key)
+        computed = len(shared) * self.block_len
+        tail = self.pool.find_tail(key, known[computed : computed + self.block_len])
+        if tail is None:
+            return shared, keys, None, computed
+        return shared, keys, tail[0], computed + tail[1]
 
     # ------------------------------------------------------------ settling
 
@@ -297,6 +316,15 @@ class Scheduler:
             key = child_key(parent, sequence.tokens[start : start + self.block_len])
             sequence.keys.append(key)
             self.pool.publish(sequence.blocks[index], key)
+
+    def _publish_tail(self, sequence: Sequence) -> None:
+        """Make what stands in the sequence's last, partial block findable. Its full blocks are published."""
+        settled = min(sequence.settled, len(sequence.tokens))
+        whole = settled // self.block_len
+        if whole == len(sequence.keys) and whole < len(sequence.blocks):
+            parent = sequence.keys[-1] if sequence.keys else sequence.request.root
+            tokens = sequence.tokens[whole * self.block_len : settled]
+            self.pool.publish_tail(sequence.blocks[whole], parent, tokens)
 
     def abort(self, request: Request) -> None:
         for sequence in request.sequences:

@@ -38,3 +38,4 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     transformers: str | None = None
     compiler: str | None = None
     nvcc: str | None = None
+    toolkit: str | None = None  # version of the CUDA toolkit that nvcc belongs to, "13.0"

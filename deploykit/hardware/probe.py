@@ -12,7 +12,13 @@ from deploykit.hardware.disk import probe_disk
 from deploykit.hardware.gpu import probe_gpus
 from deploykit.hardware.machine import CPU, GPU, Machine
 from deploykit.hardware.memory import probe_memory
-from deploykit.hardware.toolchain import find_compiler, find_nvcc, package_version, torch_cuda
+from deploykit.hardware.toolchain import (
+    find_compiler,
+    find_nvcc,
+    package_version,
+    toolkit_version,
+    torch_cuda,
+)
 
 T = TypeVar("T")
 
@@ -30,6 +36,7 @@ def probe(disk: Path | str = ".") -> Machine:
     no_gpus: tuple[tuple[GPU, ...], str | None] = ((), "the GPUs could not be asked")
     gpus, gpu_error = _or(probe_gpus, no_gpus)
     total, available = _or(probe_memory, (0, 0))
+    nvcc = _or(find_nvcc, None)
     return Machine(
         system=platform.system(),
         arch=platform.machine(),
@@ -44,5 +51,6 @@ def probe(disk: Path | str = ".") -> Machine:
         torch_cuda=_or(torch_cuda, None),
         transformers=_or(lambda: package_version("transformers"), None),
         compiler=_or(find_compiler, None),
-        nvcc=_or(find_nvcc, None),
+        nvcc=nvcc,
+        toolkit=_or(lambda: toolkit_version(nvcc), None),
     )

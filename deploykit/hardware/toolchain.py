@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import re
 import shutil
 from pathlib import Path
 
+_CUDA_VERSION = re.compile(r"^#define\s+CUDA_VERSION\s+(\d+)", re.MULTILINE)
 _TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
 
 
@@ -50,3 +52,16 @@ def find_nvcc() -> str | None:
         ):
             return path
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def toolkit_version(nvcc: str | None) -> str | None:
+    """The version of the CUDA toolkit around nvcc ("13.0"), as its cuda.h says it; None where it can't be read."""
+    if nvcc is None:
+        return None
+    root = Path(os.path.realpath(nvcc)).parent.parent
+    for header in (root / "include/cuda.h", *sorted(root.glob("targets/*/include/cuda.h"))):
+        with contextlib.suppress(OSError):
+            if match := _CUDA_VERSION.search(header.read_text(encoding="utf-8", errors="replace")):
+                number = int(match[1])
+                return f"{number // 1000}.{number % 1000 // 10}"
+    return None

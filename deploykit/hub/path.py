@@ -22,6 +22,9 @@ class PathSource:
         self._found()
         return Resolved("", (PinnedFile(self.path.name),))
 
+    def present(self, resolved: Resolved) -> int:
+        return 0
+
     def fetch(self, report: Report) -> Fetched:
         return self._found()
 

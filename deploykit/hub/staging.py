@@ -16,6 +16,7 @@ from deploykit.hub.types import FetchProgress, Report
 
 _CHUNK = 1 << 20
 _POLL_S = 0.2
+_MAX_NAME = 180  # of 255 bytes, endings and temporary names aside
 
 
 def copy_verified(source: IO[bytes], target: Path, *, size: int, sha256: str, report: Report) -> None:
@@ -46,8 +47,12 @@ def copy_verified(source: IO[bytes], target: Path, *, size: int, sha256: str, re
         raise
 
 
-def mismatch(name: str, wanted: str, got: str) -> DeploykitError:
-    return DeploykitError(
+class Mismatch(DeploykitError):
+    """A file that has another sum than its source says."""
+
+
+def mismatch(name: str, wanted: str, got: str) -> Mismatch:
+    return Mismatch(
         f"{name} isn't the file that was asked for",
         why=f"its sha256 should be {wanted}, it is {got}",
         fix="fetch it again; if it stays so, the source was changed: don't use it",
@@ -57,6 +62,13 @@ def mismatch(name: str, wanted: str, got: str) -> DeploykitError:
 def sha256_file(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def short_name(text: str) -> str:
+    """A name for one file of the cache: as it is, or cut with a sum of the whole where file systems refuse it."""
+    if len(text.encode()) <= _MAX_NAME:
+        return text
+    return f"{text[: _MAX_NAME - 33]}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -42,22 +42,28 @@ class HfRef(msgspec.Struct, frozen=True):
     repo: str  # owner/name
     revision: str = "main"  # branch, tag or commit
     file: str | None = None
+    allow_bin: bool = False  # .bin and .pth files too, for `deploykit convert`; such a copy is never served
 
     def __post_init__(self) -> None:
-        _check(_REPO, self.repo, "a Hugging Face id", "owner/name")
-        _check(_REVISION, self.revision, "a revision", "a branch, a tag or a commit")
-        if ".." in self.revision or ".." in self.repo:
-            raise ConfigError(
-                f"`..` can't be part of a Hugging Face id or revision: {self.repo}@{self.revision}"
-            )
-        if self.file is not None:
-            _check(_FILE, self.file, "a file of a repository", "model-Q8_0.gguf")
-            if not self.file.endswith(".gguf"):
-                fix = "leave `file` out for a model in safetensors: all its files are fetched"
-                raise ConfigError(f"only .gguf files are fetched by name, not {self.file}", fix=fix)
+        _check_repo("a Hugging Face id", self.repo, self.revision, self.file)
 
     def __str__(self) -> str:
         return f"hf {self.repo}@{self.revision}" + (f" {self.file}" if self.file else "")
+
+
+class ModelScopeRef(msgspec.Struct, frozen=True):
+    """A ModelScope repository: the whole model, or one file of it (a .gguf)."""
+
+    repo: str  # owner/name; often another owner than on Hugging Face
+    revision: str = "master"  # branch, tag or commit
+    file: str | None = None
+    allow_bin: bool = False
+
+    def __post_init__(self) -> None:
+        _check_repo("a ModelScope id", self.repo, self.revision, self.file)
+
+    def __str__(self) -> str:
+        return f"modelscope {self.repo}@{self.revision}" + (f" {self.file}" if self.file else "")
 
 
 class PathRef(msgspec.Struct, frozen=True):
@@ -69,7 +75,8 @@ class PathRef(msgspec.Struct, frozen=True):
         return f"path {self.path}"
 
 
-Ref = PypiRef | HfRef | PathRef
+RepoRef = HfRef | ModelScopeRef
+Ref = PypiRef | HfRef | ModelScopeRef | PathRef
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +87,8 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchProgress(msgspec.Struct, frozen=True):
+    """How far a fetch is. A repository counts its files together; `file` is the one that is being written."""
+
     file: str
     done: int  # bytes
     total: int | None  # None where the source doesn't tell
@@ -91,9 +100,12 @@ Report = Callable[[FetchProgress], None]
 class PinnedFile(msgspec.Struct, frozen=True):
     """A file of a source that can't change any more."""
 
-    name: str
+    name: str  # path in the repository, or inside the wheel
     size: int | None = None  # bytes
     sha256: str | None = None
+    git_sha1: str | None = (
+        None  # of git's blob; what Hugging Face tells of files that aren't in its large storage
+    )
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -119,9 +131,25 @@ class Source(Protocol):
         """Ask the source what it has, and pin it."""
         ...
 
+    def present(self, resolved: Resolved) -> int:
+        """Bytes of it that an interrupted fetch has left."""
+        ...
+
     def fetch(self, report: Report) -> Fetched:
         """Disk checked, staged, verified, renamed; under a lock, so that a second process waits and finds it."""
         ...
+
+
+def _check_repo(what: str, repo: str, revision: str, file: str | None) -> None:
+    _check(_REPO, repo, what, "owner/name")
+    _check(_REVISION, revision, "a revision", "a branch, a tag or a commit")
+    if ".." in revision or ".." in repo:
+        raise ConfigError(f"`..` can't be part of {what} or a revision: {repo}@{revision}")
+    if file is not None:
+        _check(_FILE, file, "a file of a repository", "model-Q8_0.gguf")
+        if not file.endswith(".gguf"):
+            fix = "leave `file` out for a model in safetensors: all its files are fetched"
+            raise ConfigError(f"only .gguf files are fetched by name, not {file}", fix=fix)
 
 
 def _check(pattern: re.Pattern[str], value: str, what: str, form: str) -> None:

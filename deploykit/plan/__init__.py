@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deploykit.plan.errors import PlanError
-from deploykit.plan.types import Candidate, Decision, MemoryItem, Plan
+from deploykit.plan.types import Candidate, Change, Decision, MemoryItem, Plan
 
 if TYPE_CHECKING:
     from deploykit.plan.make import make_plan
 
-__all__ = ["Candidate", "Decision", "MemoryItem", "Plan", "PlanError", "make_plan"]
+__all__ = ["Candidate", "Change", "Decision", "MemoryItem", "Plan", "PlanError", "make_plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from deploykit.plan.attention import unsupported_attention
 from deploykit.plan.errors import PlanError
+from deploykit.plan.generations import MIN_COMPUTE_CAPABILITY as MIN_COMPUTE_CAPABILITY
+from deploykit.plan.generations import too_old, torch_lacks
 from deploykit.plan.text import format_bytes
 from deploykit.plan.types import Candidate, Decision
 
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
     from deploykit.hardware.machine import GPU, Machine
     from deploykit.recipe.schema import EngineSection, Recipe
 
-MIN_COMPUTE_CAPABILITY = (7, 5)
 NATIVE_KV = ("int8", "k8v4", "int4")  # quantized KV memory of the native engine
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 _CPU_FLOAT16 = ("amx_fp16", "avx512_fp16", "fp16")
@@ -39,10 +41,8 @@ class Device:
 
 def gpu_problem(machine: Machine, gpu: GPU) -> str | None:
     """Why this GPU can't be used, or None."""
-    major, minor = gpu.compute_capability
-    if gpu.compute_capability < MIN_COMPUTE_CAPABILITY:
-        need = "{}.{}".format(*MIN_COMPUTE_CAPABILITY)
-        return f"{gpu.name} has compute capability {major}.{minor}, {need} is the least that is supported"
+    if reason := too_old(machine, gpu):
+        return reason
     if machine.torch is None:
         return "torch is not installed"
     if machine.torch_cuda is None:
@@ -94,9 +94,10 @@ def choose_engine(
 ) -> tuple[str, tuple[Candidate, ...]]:
     """(engine, candidates in the order of preference). Raises PlanError where none is left."""
     backend, policy = engine.backend, engine.cache.quant_policy
+    kind = unsupported_attention(facts)
     problems = {
-        "native": _native_problem(facts, device, native, dtype),
-        "pytorch": _pytorch_problem(facts, machine),
+        "native": kind or _native_problem(facts, device, native, dtype),
+        "pytorch": kind or _pytorch_problem(facts, machine, device),
     }
     candidates = []
     chosen = None
@@ -125,6 +126,9 @@ def choose_engine(
             fixes=["--set engine.cache.quant_policy=none"],
             candidates=candidates,
         )
+    if kind:
+        what, fixes = f"no engine runs {facts.architecture or 'this checkpoint'}", ["use another checkpoint"]
+        raise PlanError(what, where=facts.path, why=kind, fixes=fixes, candidates=candidates)
     if backend == "native":
         what, fixes = "the recipe asks for an engine that can't be used", ["--set engine.backend=auto"]
     else:
@@ -147,13 +151,13 @@ def _native_problem(facts: Facts, device: Device, native: NativeProblems, dtype:
     return problem or (f"its library is not built and can't be: {library}" if library else None)
 
 
-def _pytorch_problem(facts: Facts, machine: Machine) -> str | None:
+def _pytorch_problem(facts: Facts, machine: Machine, device: Device) -> str | None:
     from deploykit.engine.pytorch.memory import supported
 
     for package, version in (("torch", machine.torch), ("transformers", machine.transformers)):
         if version is None:
             return f"{package} is not installed"
-    return supported(facts)
+    return supported(facts) or torch_lacks(machine, device.gpu)
 
 
 def _kv_problem(engine: str, policy: str) -> str | None:

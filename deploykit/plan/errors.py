@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from deploykit.errors import EXIT_NO_FIT, DeploykitError
 from deploykit.plan.text import format_bytes
-from deploykit.plan.types import Candidate, MemoryItem
+from deploykit.plan.types import Candidate, Change, MemoryItem
 
 
 class PlanError(DeploykitError):
     """`candidates` are the engines in the order of preference, `memory` the table that doesn't fit `memory_limit`
-    bytes, and `fixes` the changes that would do, cheapest first."""
+    bytes on `device_name`, and `fixes` the changes that would do, cheapest first; where it is memory that is short,
+    `changes` says of each what it costs and what it gives."""
 
     def __init__(
         self,
@@ -23,12 +24,22 @@ class PlanError(DeploykitError):
         candidates: Sequence[Candidate] = (),
         memory: Sequence[MemoryItem] = (),
         memory_limit: int = 0,
+        changes: Sequence[Change] = (),
+        device_name: str = "",
     ) -> None:
         self.fixes = tuple(fixes)
         self.candidates = tuple(candidates)
         self.memory = tuple(memory)
         self.memory_limit = memory_limit
+        self.changes = tuple(changes)
+        self.device_name = device_name
         super().__init__(what, where=where, why=why, fix="; or ".join(fixes) or None, exit_code=EXIT_NO_FIT)
+
+    def add(self, change: Change) -> None:
+        """One more change that would do, after the others."""
+        self.fixes = (*(change.flags for change in self.changes), change.flags)
+        self.changes = (*self.changes, change)
+        self.fix = "; or ".join(self.fixes)
 
 
 def memory_why(memory: Sequence[MemoryItem], limit: int, place: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.plan.check import check_block_len, check_lengths, refuse_unsupported
-from deploykit.plan.choose import Device, NativeProblems, choose
-from deploykit.plan.fixes import alternatives, not_fit
-from deploykit.plan.inputs import place_of, threads_of, wish_of
-from deploykit.plan.size import DoesNotFitError, find_sizes
+from deploykit.plan.changes import that_give_more
+from deploykit.plan.choose import Device, NativeProblems
+from deploykit.plan.fixes import not_fit
+from deploykit.plan.generations import needs
+from deploykit.plan.outline import Inputs, Outline, TooSmallError, device_name, outline
 from deploykit.plan.text import format_count
-from deploykit.plan.types import Decision, Plan
+from deploykit.plan.types import Change, Decision, Plan
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
@@ -35,38 +35,44 @@ def make_plan(
     `native_cuda_problem` the same for a GPU; None: it is there, or can be.
     Raises PlanError (exit code 3) where the recipe can't be honoured on this machine.
     """
-    engine = recipe.engine
-    refuse_unsupported(engine)
-    facts = facts.with_rope_factor(engine.rope_scaling_factor)
     native = NativeProblems(native_problem, native_cuda_problem)
-    choice = choose(recipe, facts, machine, runner=runner, native=native)
-    device, candidates = choice.device, choice.candidates
-    check_block_len(engine.cache.block_len, device)
+    return plan_of(Inputs(recipe, facts, machine, native, runner), name)
 
-    wish = wish_of(engine)
-    check_lengths(wish, facts)
-    threads = threads_of(engine, machine)
-    place = place_of(choice, facts, machine, wish.block_len, threads)
+
+def plan_of(inputs: Inputs, name: str) -> Plan:
+    """`make_plan` of inputs that are bundled already."""
     try:
-        sizes = find_sizes(wish, place)
-    except DoesNotFitError as error:
-        others = alternatives(recipe, facts, machine, choice, runner=runner, native=native)
-        raise not_fit(error.sizes, wish, place, candidates, others) from None
+        found = outline(inputs)
+    except TooSmallError as error:
+        raise not_fit(inputs, error.outline) from None
+    return _written(inputs, found, name)
 
+
+def more_of(inputs: Inputs) -> list[Change]:
+    """Changes to a plan that fits, after which the KV memory holds more sessions. Raises what `outline` raises."""
+    return that_give_more(inputs, outline(inputs))
+
+
+def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
+    """The plan of what was decided, with the reason for every value that was left open."""
+    recipe, facts, machine = inputs.recipe, inputs.facts, inputs.machine
+    engine, choice, wish, sizes = recipe.engine, found.choice, found.wish, found.sizes
+    device, candidates = choice.device, choice.candidates
     decisions = [
         Decision("engine.backend", choice.engine, next(c.reason for c in candidates if c.accepted)),
         device.decision,
         choice.dtype_decision,
         *sizes.decisions,
-        *_notes(recipe, facts, machine, device, threads),
+        *_notes(recipe, facts, machine, device, found.threads),
     ]
-    if engine.backend != "auto" and runner is None:
+    if engine.backend != "auto" and inputs.runner is None:
         decisions[0] = None
     return Plan(
         name=name,
         engine=choice.engine,
         device=device.kind,
         devices=(device.gpu.index,) if device.gpu else (),
+        device_name=device_name(device, machine),
         compute_capability=device.gpu.compute_capability if device.gpu else None,
         model_path=facts.path,
         architecture=facts.architecture,
@@ -79,13 +85,14 @@ def make_plan(
         max_queue=recipe.server.limits.max_queue,
         max_prefill_tokens=sizes.max_prefill_tokens,
         block_len=wish.block_len,
-        block_bytes=place.block_bytes,
+        block_bytes=found.place.block_bytes,
         num_blocks=sizes.num_blocks,
         prefix_caching=engine.cache.prefix_caching,
-        threads=threads,
+        threads=found.threads,
         rope_scaling_factor=engine.rope_scaling_factor,
+        needs=needs(machine, device.gpu, choice.engine),
         memory=sizes.memory,
-        memory_limit=place.limit,
+        memory_limit=found.place.limit,
         candidates=candidates,
         decisions=tuple(d for d in decisions if d is not None),
     )
@@ -103,6 +110,12 @@ def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threa
     elif device.kind == "cpu" and threads > machine.cpu.cores:
         note = f"asked for; more than the {machine.cpu.cores} cores this process may use, so they take turns"
         notes.append(Decision("engine.threads", str(threads), note))
+    if len(machine.gpus) > 1 and device.gpu is not None:
+        others = ", ".join(str(gpu.index) for gpu in machine.gpus if gpu.index != device.gpu.index)
+        note = (
+            f"every engine of this version runs on one device; GPU {others} stays free for another deployment"
+        )
+        notes.append(Decision("engine.tp", "1", note))
     if "ratio" in engine.cache.model_fields_set and (device.kind == "cpu" or engine.cache.blocks):
         why = "engine.cache.blocks comes before it" if engine.cache.blocks else "it counts on a GPU alone"
         note = f"without effect here: {why}"

@@ -29,6 +29,14 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A change that was planned again and does what is said of it."""
+
+    flags: str  # for the command line: "--set engine.cache.quant_policy=int8"
+    cost: str  # what is given up
+    result: str  # what it makes: "8 full sessions of 8,192"
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine process is started with; it decides nothing by itself."""
 
@@ -36,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # pytorch | native | fake
     device: str  # cpu | cuda
     devices: tuple[int, ...] = ()
+    device_name: str = ""  # "GPU 0, NVIDIA H100 80GB HBM3"
     compute_capability: tuple[int, int] | None = None  # of the GPU; None on a CPU
     tp: int = 1
     model_path: str  # a folder in Hugging Face's layout, or a .gguf file
@@ -54,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     prefix_caching: bool = True
     threads: int = 1  # compute threads on a CPU
     rope_scaling_factor: float | None = None  # dynamic NTK over the checkpoint's own; None = as it is
+    needs: tuple[str, ...] = ()  # the lowest driver, torch and toolkit on a GPU, in words
     memory: tuple[MemoryItem, ...] = ()
     memory_limit: int = 0  # bytes that may be used on the device
     candidates: tuple[Candidate, ...] = ()

@@ -1,9 +1,10 @@
 """Jinja for chat templates: transformers' dialect, in a sandbox whose loops, time and sizes are bounded.
 
-What is guaranteed: a template reads only what it is given; each turn of a loop and each call of a macro looks at the
-clock, so no chain of them runs past the limit; strings grown by `+ * % ~` and the output are capped. A single builtin
-call on strings under the cap (a `replace`, a `join`) isn't interrupted. Rendering belongs into a worker thread, so
-that even that delays other requests for at most the time of one such call.
+What is guaranteed: a template reads only what it is given; each turn of a loop, each call of a macro and each filter
+looks at the clock, so no chain of them runs past the limit; what an operation would build is worked out before it is
+done (`amplify`), so neither a string nor a list grows past its cap; and nothing is computed while a template is
+compiled. A single operation under the caps (a `sort`, a `replace`) isn't interrupted. Rendering belongs into a worker
+thread, so that even that delays other requests for at most the time of one of them.
 """
 
 from __future__ import annotations
@@ -11,31 +12,32 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
-from jinja2.exceptions import SecurityError
+from jinja2 import TemplateError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_OUTPUT = 4 << 20  # characters of a rendered prompt, and of any string a template builds
+from deploykit.prompt.amplify import (
+    MAX_OUTPUT,
+    RenderLimit,
+    check_binary,
+    check_filter,
+    check_method,
+    check_size,
+    is_value,
+    refuse_namespace,
+    weigh,
+)
+
 MAX_SECONDS = 1.0
-MAX_REPEAT = 1 << 16  # largest whole number a template may hand to a string's method (`ljust(n)`, …)
-
-
-_WIDTH = re.compile(r"\d{6}")  # a field that wide in a format string, as in `{:>1000000}`
-_SIZED_FILTERS = ("batch", "center", "format", "indent", "truncate", "wordwrap")
-
-
-class RenderLimit(Exception):
-    """The template ran over its time or its size."""
+MAX_BUILT = 64 * MAX_OUTPUT  # characters and elements that a template's operations build, all together
 
 
 class _Raised(TemplateError):
@@ -63,26 +65,18 @@ def _strftime_now(pattern: str) -> str:
     return datetime.datetime.now().strftime(pattern)  # local time, as transformers has it
 
 
-def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that refuses numbers that would make it build something huge."""
-
-    @functools.wraps(function)  # with the marks that tell Jinja what to pass
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        _check_arguments(args, kwargs)
-        return function(*args, **kwargs)
-
-    return guarded
+def _concat(parts: Iterable[str]) -> str:
+    """What a macro, a block or a call wrote, put together."""
+    parts = list(parts)
+    check_size(sum(map(len, parts)))
+    return "".join(parts)
 
 
-def _check_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, int) and abs(value) > MAX_REPEAT:
-            raise SecurityError(f"a number over {MAX_REPEAT} for a string")
-
-
-def _check_format(text: str) -> None:
-    if _WIDTH.search(text) or "*" in text:
-        raise SecurityError("a format with so wide a field")
+@pass_context
+def _finalize(context: Context, value: Any) -> Any:
+    """Before a value is printed. That it takes the context keeps Jinja from printing constants while it compiles."""
+    refuse_namespace(value)
+    return value
 
 
 class _Generation(Extension):
@@ -96,7 +90,7 @@ class _Generation(Extension):
 
 
 class _Instrument(NodeTransformer):
-    """Puts a look at the clock into every loop and macro, and guards `~`."""
+    """Puts a look at the clock into every loop and macro, and guards `~` and what holds other values."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         return self._ticking(node)
@@ -112,6 +106,22 @@ class _Instrument(NodeTransformer):
         call = nodes.Call(nodes.EnvironmentAttribute("concat_strings"), node.nodes, [], None, None)
         return call.set_lineno(node.lineno)
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._weighed(node, node.items)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        return self._weighed(node, node.items) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        return self._weighed(node, [pair.value for pair in node.items])
+
+    def _weighed(self, node: nodes.Expr, items: Iterable[nodes.Node]) -> nodes.Node:
+        if all(isinstance(item, nodes.Const) for item in items):
+            return node
+        self.generic_visit(node)
+        call = nodes.Call(nodes.EnvironmentAttribute("weighed"), [node], [], None, None)
+        return call.set_lineno(node.lineno)
+
     def _ticking(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
         self.generic_visit(node)
         call = nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None)
@@ -123,65 +133,86 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """The environment that chat templates are compiled in; rendering starts with `start_clock`."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(_concat)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            optimized=False,  # nothing is computed while it compiles, where no clock runs
+            finalize=_finalize,
+        )
         self._clock = threading.local()
         self.filters["tojson"] = _tojson
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
-        self.filters.update({name: _sized(self.filters[name]) for name in _SIZED_FILTERS})
+        del self.globals["lipsum"]
+        self.filters.update({name: self._guarded(name, f) for name, f in self.filters.items()})
 
     def start_clock(self, seconds: float) -> None:
         """This thread renders from now on, for at most `seconds`."""
         self._clock.deadline = time.monotonic() + seconds
+        self._clock.built = 0
 
     def tick(self) -> None:
         if time.monotonic() > self._clock.deadline:
             raise RenderLimit("it ran longer than it may")
 
+    def weighed(self, value: Any) -> Any:
+        """A list, a tuple or a dict that a template wrote."""
+        return self._built(value)
+
     def concat_strings(self, *values: object) -> str:
-        text = "".join(str(value) for value in values)
-        self._check_size(len(text))
-        return text
+        for value in values:
+            refuse_namespace(value)
+        texts = [str(value) for value in values]
+        check_size(sum(map(len, texts)))
+        return self._built("".join(texts))  # type: ignore[no-any-return]
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "*":
-            for sequence, count in ((left, right), (right, left)):
-                if isinstance(sequence, str | list | tuple) and isinstance(count, int):
-                    self._check_size(len(sequence) * count)
-        elif operator == "**":
-            if isinstance(right, int) and abs(right) > 64:
-                raise SecurityError("an exponent over 64")
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _check_arguments(right if isinstance(right, tuple) else (right,), {})
-        return self._bounded(super().call_binop(context, operator, left, right))
+        refuse_namespace(right)
+        check_binary(operator, left, right)
+        return self._built(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(getattr(__obj, "__self__", None), str) or hasattr(__obj, "__wrapped__"):
-            _check_arguments(args, kwargs)  # a string's method, or its guarded `format`
-        return __self._bounded(super().call(__context, __obj, *args, **kwargs))
+        if getattr(__obj, "__self__", None) is __self:  # what `_Instrument` put there: it looks by itself
+            return super().call(__context, __obj, *args, **kwargs)
+        for value in (*args, *kwargs.values()):
+            refuse_namespace(value)
+        check_method(__obj, args, kwargs)
+        return __self._built(super().call(__context, __obj, *args, **kwargs))
 
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(value.__self__)
-        return wrapped
+    def _guarded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that looks at the clock, and at what it would build."""
+
+        @functools.wraps(function)  # with the marks that tell Jinja what to pass
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            given = [arg for arg in args if is_value(arg)]
+            ours = args[: len(args) - len(given)]
+            check_filter(name, given, kwargs)
+            return self._built(function(*ours, *given, **kwargs))
+
+        return guarded
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         _Instrument().visit(tree)
         return tree
 
-    def _bounded(self, value: Any) -> Any:
-        if isinstance(value, str | list | tuple):
-            self._check_size(len(value))
+    def _built(self, value: Any) -> Any:
+        """A result: not too large by itself, and not too much together with those before it."""
+        if isinstance(value, str):
+            check_size(len(value))
+        elif isinstance(value, list | tuple | dict):
+            weigh(value)
+        else:
+            return value
+        self._clock.built += len(value)
+        if self._clock.built > MAX_BUILT:
+            raise RenderLimit("it builds more than it may")
         return value
-
-    def _check_size(self, size: int) -> None:
-        if size > MAX_OUTPUT:
-            raise RenderLimit("it builds a text larger than it may")
 
 
 def render(

@@ -11,7 +11,13 @@ import tokenizers
 from deploykit.errors import ConfigError
 from deploykit.prompt.errors import PromptTooLong
 from deploykit.prompt.shield import Piece
-from deploykit.prompt.vocab import Kind, byte_level_bytes, decoder_kind, sentencepiece_bytes
+from deploykit.prompt.vocab import (
+    Kind,
+    byte_level_bytes,
+    decoder_kind,
+    falls_back_to_bytes,
+    sentencepiece_bytes,
+)
 
 
 class Tokenizer:
@@ -24,12 +30,14 @@ class Tokenizer:
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.no_padding()
         inner.no_truncation()
+        _match_as_written(inner)
         self._inner = inner
         added = inner.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.special_tokens = tuple(self._added[token_id] for token_id in sorted(self.special_ids))
         self.kind: Kind = decoder_kind(inner.decoder)
+        self._has_byte_tokens = falls_back_to_bytes(inner.decoder)
         vocab = inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1
         # A byte-level vocabulary writes each byte as one character.
@@ -42,7 +50,10 @@ class Tokenizer:
             self._plain.normalizer = inner.normalizer
         if inner.pre_tokenizer is not None:
             self._plain.pre_tokenizer = inner.pre_tokenizer
-        self._anchor = self._find_anchor()
+        # What no vocabulary knows shows which token stands for the unknown: that one is special and no control token.
+        unknown = self._plain.encode("\uffff\U0010fffe", add_special_tokens=False).ids
+        self._control_ids = self.special_ids.difference(unknown)
+        self._anchors = self._find_anchors()
         self.token_bytes = functools.lru_cache(maxsize=65536)(self._token_bytes)
 
     @classmethod
@@ -52,22 +63,30 @@ class Tokenizer:
             raise ConfigError("the tokenizer is missing", where=str(path))
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises bare Exception for every fault
+        except (
+            BaseException
+        ) as error:  # the library raises bare Exception, and where its Rust code panics neither
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ConfigError("the tokenizer can't be read", where=str(path), why=str(error)) from None
 
     # ------------------------------------------------------------ text to tokens
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; control tokens written in it become control tokens. No BOS is added."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._encode_written(text, "")
 
-    def encode_pieces(self, pieces: Sequence[Piece]) -> list[int]:
-        """Token ids of a rendered prompt; literal pieces never give a control token."""
+    def encode_pieces(self, pieces: Sequence[Piece], *, continued: bool = False) -> list[int]:
+        """Token ids of a rendered prompt; literal pieces never give a control token.
+
+        `continued`: the pieces stand after other text, so that no space is put before the first.
+        """
         ids: list[int] = []
         for position, piece in enumerate(pieces):
+            first = position == 0 and not continued
             if piece.literal:
-                ids += self._encode_literal(piece.text, first=position == 0)
-            elif position == 0:
+                ids += self._encode_literal(piece.text, first=first)
+            elif first:
                 ids += self.encode(piece.text)
             else:
                 ids += self._encode_rest(self._inner, piece.text)
@@ -93,33 +112,60 @@ class Tokenizer:
             if first
             else self._encode_rest(self._plain, text)
         )
-        if self.special_ids.isdisjoint(ids):
+        if self._control_ids.isdisjoint(ids):
             return ids
         # A vocabulary that finds a control token's text by itself (unigram models do): no piece of one character is it.
-        return [i for char in text for i in self._encode_rest(self._plain, char) if i not in self.special_ids]
+        return [
+            i for char in text for i in self._encode_rest(self._plain, char) if i not in self._control_ids
+        ]
 
     def _encode_rest(self, encoder: tokenizers.Tokenizer, text: str) -> list[int]:
-        if self._anchor is not None:
-            anchor, anchor_ids = self._anchor
-            ids = encoder.encode(anchor + text, add_special_tokens=False).ids
+        for anchor, anchor_ids in self._anchors:
+            if encoder is self._plain:
+                ids = encoder.encode(anchor + text, add_special_tokens=False).ids
+            else:
+                ids = self._encode_written(text, anchor)
             if ids[: len(anchor_ids)] == anchor_ids:
                 return ids[len(anchor_ids) :]
-        return encoder.encode(text, add_special_tokens=False).ids
+        if encoder is self._plain:
+            return encoder.encode(text, add_special_tokens=False).ids
+        return self._encode_written(text, "")
 
-    def _find_anchor(self) -> tuple[str, list[int]] | None:
-        """A text to put before a piece so that no space is put there; None where the tokenizer puts none.
+    def _encode_written(self, text: str, before: str) -> list[int]:
+        """Token ids of `before + text` in which only control tokens that are written out are control tokens.
 
-        SentencePiece vocabularies write a space before the first word of whatever they are given.
+        What the normalizer turns into one's name (full-width letters, say) is text.
+        """
+        whole = before + text
+        encoding = self._inner.encode(whole, add_special_tokens=False)
+        ids = encoding.ids
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        written: list[int] = []
+        for i, (start, end) in zip(ids, encoding.offsets, strict=True):
+            if i in self._control_ids and self._added[i] not in whole[start:end]:
+                written += self._encode_literal(whole[start:end], first=False)
+            else:
+                written.append(i)
+        return written
+
+    def _find_anchors(self) -> list[tuple[str, list[int]]]:
+        """Texts to put before a piece so that no space is put there; none where the tokenizer puts none.
+
+        SentencePiece vocabularies write a space before the first word of whatever they are given. An anchor may
+        merge with what follows; then the next one is tried.
         """
         alone = self._plain.encode("a", add_special_tokens=False).tokens
         if not alone or not alone[0].startswith(("▁", "Ġ")):
-            return None
-        for anchor in ("\n", "\x00", "\x01"):
+            return []
+        anchors: list[tuple[str, list[int]]] = []
+        for anchor in ("\n", "\x00", "\x01", ".", "。", "0", "a"):
             ids = self._plain.encode(anchor, add_special_tokens=False).ids
             probe = self._plain.encode(anchor + "a b", add_special_tokens=False)
-            if ids and probe.ids[: len(ids)] == ids and not probe.tokens[len(ids)].startswith(("▁", "Ġ")):
-                return anchor, ids
-        return None
+            after = probe.tokens[len(ids) :]
+            if ids and after and probe.ids[: len(ids)] == ids and not after[0].startswith(("▁", "Ġ")):
+                anchors.append((anchor, ids))
+        return anchors
 
     # ------------------------------------------------------------ tokens to text
 
@@ -130,14 +176,16 @@ class Tokenizer:
     def _token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; empty for an id outside the vocabulary."""
         if (added := self._added.get(token_id)) is not None:
-            return added.encode()
+            # Runs of spaces are added tokens of some SentencePiece vocabularies, and written as such there.
+            marked = self.kind == "sentencepiece" and token_id not in self.special_ids
+            return (added.replace("▁", " ") if marked else added).encode()
         token = self._inner.id_to_token(token_id)
         if token is None:
             return b""
         if self.kind == "byte_level":
             return byte_level_bytes(token)
         if self.kind == "sentencepiece":
-            return sentencepiece_bytes(token)
+            return sentencepiece_bytes(token, self._has_byte_tokens)
         return self.decode([token_id]).encode()
 
     def token_text(self, token_id: int) -> str:
@@ -147,3 +195,21 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """The id of a token by its name in the vocabulary."""
         return self._inner.token_to_id(token)
+
+
+def _match_as_written(inner: tokenizers.Tokenizer) -> None:
+    """Control tokens are looked for in the text as it is, not in what a normalizer makes of it."""
+    inner.add_special_tokens(
+        [
+            tokenizers.AddedToken(
+                token.content,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                single_word=token.single_word,
+                normalized=False,
+                special=True,
+            )
+            for token in inner.get_added_tokens_decoder().values()
+            if token.special and token.normalized
+        ]
+    )

@@ -31,6 +31,13 @@ def decoder_kind(decoder: Any) -> Kind:
     return "sentencepiece" if marks_spaces and set(names) <= known else "other"
 
 
+def falls_back_to_bytes(decoder: Any) -> bool:
+    """Whether `<0x0A>` is a byte and not that text."""
+    if decoder is None:
+        return False
+    return any(step.get("type") == "ByteFallback" for step in _steps(json.loads(decoder.__getstate__())))
+
+
 def _steps(state: dict[str, Any]) -> list[dict[str, Any]]:
     if state.get("type") == "Sequence":
         return [step for child in state["decoders"] for step in _steps(child)]
@@ -57,9 +64,9 @@ def byte_level_bytes(token: str) -> bytes:
         return token.encode()
 
 
-def sentencepiece_bytes(token: str) -> bytes:
-    """A SentencePiece token: `▁` is a space, `<0x0A>` one byte."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+def sentencepiece_bytes(token: str, byte_tokens: bool = True) -> bytes:
+    """A SentencePiece token: `▁` is a space, `<0x0A>` one byte where the vocabulary has `byte_tokens`."""
+    if byte_tokens and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         try:
             return bytes([int(token[3:5], 16)])
         except ValueError:

@@ -40,11 +40,25 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Related:
+    """Another place that an error is about, and what stands there. Its fields are those of a Diagnostic."""
+
+    message: str
+    file: str
+    line: int | None
+    col: int
+    snippet: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One error. `line` is None where there is no line to point at: a missing file, or a `--set`.
 
     `line` and `col` count from 1, `snippet` is the line as written and `length` the characters of it meant.
-    All texts are raw: `render` makes them safe for a terminal.
+    `related` are the other places of an error that is about several. `rename` is the key to write in place of the
+    one that is pointed at, where that is all there is to do. All texts are raw: `render` makes them safe for a
+    terminal.
     """
 
     code: str
@@ -55,6 +69,8 @@ class Diagnostic:
     snippet: str | None = None
     help: str | None = None
     length: int = 1
+    related: tuple[Related, ...] = ()
+    rename: str | None = None
 
     @property
     def where(self) -> str:
@@ -64,23 +80,33 @@ class Diagnostic:
 
 
 def diagnostic(
-    code: str, message: str, source: Source, span: Span | None = None, help: str | None = None
+    code: str,
+    message: str,
+    source: Source,
+    span: Span | None = None,
+    help: str | None = None,
+    *,
+    related: tuple[Related, ...] = (),
+    rename: str | None = None,
 ) -> Diagnostic:
     """A diagnostic that points at `span` of `source`."""
     if span is None:
-        return Diagnostic(code, message, source.name, help=help)
+        return Diagnostic(code, message, source.name, help=help, related=related)
+    text, length = _quoted(source, span)
+    line = span.line if source.is_file else None
+    return Diagnostic(code, message, source.name, line, span.col, text, help, length, related, rename)
+
+
+def related(message: str, source: Source, span: Span) -> Related:
+    """Another place of an error, at `span` of `source`."""
+    text, length = _quoted(source, span)
+    return Related(message, source.name, span.line if source.is_file else None, span.col, text, length)
+
+
+def _quoted(source: Source, span: Span) -> tuple[str, int]:
+    """The line of a span, and how many characters of it are meant, one at least."""
     text = source.lines[span.line - 1] if span.line <= len(source.lines) else ""
-    length = max(1, min(span.length, len(text) - span.col + 1))
-    return Diagnostic(
-        code,
-        message,
-        source.name,
-        line=span.line if source.is_file else None,
-        col=span.col,
-        snippet=text,
-        help=help,
-        length=length,
-    )
+    return text, max(1, min(span.length, len(text) - span.col + 1))
 
 
 class RecipeError(ConfigError):

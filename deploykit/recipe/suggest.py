@@ -5,47 +5,89 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .diagnostics import KeyPath, dotted, printable
-from .foreign import FOREIGN_KEYS, FOREIGN_VALUES
+from .foreign import FOREIGN_KEYS, FOREIGN_VALUES, Foreign, meanings
 from .schema import slug
 from .tree import Node, sections_by_key
 
 _MAX_KEY = 64  # longer ones resemble nothing, and comparing them costs time
+_CLOSE = 0.8  # how alike two words must be for one to be a misspelling of the other
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 
 
-def for_key(path: KeyPath, siblings: Iterable[str]) -> str:
-    """Help for the unknown key that `path` ends with, in a section whose keys are `siblings`."""
+class Suggestion(NamedTuple):
+    """Help for a wrong key. `rename` is what to write in its place, where that is all there is to do."""
+
+    help: str
+    rename: str | None = None
+
+
+def for_key(path: KeyPath, siblings: Iterable[str], value: Any = None) -> Suggestion:
+    """Help for the unknown key that `path` ends with, in a section whose keys are `siblings`; `value` is its value."""
     key, section = str(path[-1]), dotted(path[:-1])
     keys = list(siblings)
     if len(key) > _MAX_KEY:
-        return _listing(section, keys)
-    plain = _snake(key)
+        return Suggestion(_listing(section, keys))
+    plain = snake_case(key)
     if plain in keys:
-        return f"write it `{plain}`"
-    if foreign := FOREIGN_KEYS.get(plain):
-        if foreign.here is None:
-            return f"`{plain}` is a setting of {foreign.owner}; here {foreign.note}: remove the key"
-        note = f" ({foreign.note})" if foreign.note else ""
-        whose = foreign.owner + ("'" if foreign.owner.endswith("s") else "'s")
-        return f"that is {whose} name for it; here it is `{foreign.here}`{note}"
+        return Suggestion(f"write it `{plain}`", plain)
+    if entries := meanings(plain):
+        same = entries[0].here and all(e.is_synonym and e.here == entries[0].here for e in entries)
+        home, _, name = (entries[0].here or "").rpartition(".")
+        return Suggestion(_translation(plain, entries, value), name if same and home == section else None)
     homes = [home for home in sections_by_key().get(plain, []) if home != section]
-    if len(homes) == 1:
-        return _belongs(plain, homes[0])
-    if homes and (near := _outermost(homes)):
-        return _belongs(plain, near)
-    if close := difflib.get_close_matches(plain, keys, 1, 0.7):
-        return f"did you mean `{close[0]}`?"
-    if close := difflib.get_close_matches(plain, sections_by_key(), 1, 0.8):
-        return _belongs(close[0], sections_by_key()[close[0]][0], meant=True)
-    if close := difflib.get_close_matches(plain, FOREIGN_KEYS, 1, 0.8):
-        here = FOREIGN_KEYS[close[0]].here
-        if here is not None:
-            return f"`{close[0]}` is called `{here}` here"
-    return _listing(section, keys)
+    if homes:
+        return Suggestion(_belongs(plain, homes[0] if len(homes) == 1 else _outermost(homes)))
+    if close := difflib.get_close_matches(plain, keys, 2, 0.7):
+        return Suggestion(f"did you mean `{close[0]}`?", close[0] if len(close) == 1 else None)
+    if close := difflib.get_close_matches(plain, sections_by_key(), 1, _CLOSE):
+        return Suggestion(_belongs(close[0], sections_by_key()[close[0]][0], meant=True))
+    if close := difflib.get_close_matches(plain, FOREIGN_KEYS, 1, _CLOSE):
+        return Suggestion(_translation(close[0], meanings(close[0]), value))
+    return Suggestion(_listing(section, keys))
+
+
+def _translation(name: str, entries: tuple[Foreign, ...], value: Any) -> str:
+    """What another server's name is here, and what its value becomes."""
+    owners = list(dict.fromkeys(e.owner for e in entries))
+    first = entries[0]
+    keys = {e.here for e in entries}
+    if len(keys) > 1:
+        each = ", ".join(f"in {e.owner} it is `{e.here}` here" for e in entries if e.here)
+        return f"`{name}` means different things: {each}"
+    if first.here is None:
+        end = "; remove the key" if ":" in first.note else ": remove the key"
+        return f"`{name}` is a setting of {_and(owners)}; here {first.note}{end}"
+    whose = _and([owner + ("'" if owner.endswith("s") else "'s") for owner in owners])
+    note = f" ({first.note})" if first.note else ""
+    write = _converted(first, value)
+    return f"`{name}` is {whose} name for it; here it is `{first.here}`{note}{write}"
+
+
+def _converted(entry: Foreign, value: Any) -> str:
+    """`; write `quant_policy: fp8``, where the value is written otherwise here."""
+    made = (
+        entry.convert.apply(value)
+        if entry.convert.apply and isinstance(value, bool | int | float | str)
+        else None
+    )
+    if made is None or (type(made) is type(value) and made == value) or len(str(made)) > _MAX_KEY:
+        return ""
+    return f"; write `{(entry.here or '').rpartition('.')[2]}: {_written(made)}`"
+
+
+def _written(value: Any) -> str:
+    """A value as YAML."""
+    if isinstance(value, list):
+        return f"[{', '.join(_quoted(str(item)) for item in value)}]"
+    return str(value).lower() if isinstance(value, bool) else printable(str(value))
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def for_value(path: KeyPath, value: Any, node: Node) -> str | None:
@@ -90,8 +132,9 @@ def for_value(path: KeyPath, value: Any, node: Node) -> str | None:
     return None
 
 
-def _snake(key: str) -> str:
-    return _CAMEL.sub("_", key).replace("-", "_").replace(" ", "_").lower()
+def snake_case(key: str) -> str:
+    """`maxBatchSize`, `max-batch-size`, `--max-batch-size` -> `max_batch_size`."""
+    return _CAMEL.sub("_", key.removeprefix("--")).replace("-", "_").replace(" ", "_").lower()
 
 
 def _belongs(key: str, section: str, *, meant: bool = False) -> str:

@@ -34,14 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     from deploykit.errors import DeploykitError
 
     try:
-        return asyncio.run(_serve(args.spec, args.fd, status))
+        return asyncio.run(serve(args.spec, args.fd, status))
     except DeploykitError as error:
         status.fatal(error.what, where=error.where, why=error.why, fix=error.fix, exit_code=error.exit_code)
         print(error, file=sys.stderr)
         return error.exit_code
 
 
-async def _serve(spec_path: Path, fd: int, status: StatusWriter) -> int:
+async def serve(spec_path: Path, fd: int, status: StatusWriter) -> int:
+    """Serve on the listening socket `fd`, which is taken over, until SIGTERM or SIGINT and the drain after it."""
     import msgspec
     import uvicorn
 

@@ -50,13 +50,15 @@ async def chat_completions(call: Call, service: Service) -> None:
         prompt_logprobs=request.prompt_logprobs,
         tokenizer=service.tokenizer,
         ready=ready,
+        ends=service.template_stops.ids,
     )
     job = Job(
         request_id=f"chatcmpl-{call.request_id}",
         prompts=[prompt],
         sampling=sampling,
         n=request.n or 1,
-        stops=stops,
+        stops=stops if request.ignore_eos else (*stops, *service.template_stops.texts),
+        skip_special=request.skip_special_tokens is not False,
         salt=request.cache_salt or "",
         deadline_s=limits.request_timeout,
         arrived=call.arrived,

@@ -21,13 +21,20 @@ class LogprobEntry(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What is new of choice number `choice`. `finish` is set on its last delta."""
+    """What is new of choice number `choice`. `finish` is set on its last delta.
+
+    `token_ids` are all tokens that were taken, those without text (an end of sequence) too.
+    """
 
     choice: int
     text: str = ""
     logprobs: tuple[LogprobEntry, ...] = ()
     finish: str | None = None
-    tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_ids)
 
 
 class Choice:
@@ -45,11 +52,19 @@ class Choice:
         "num_tokens",
     )
 
-    def __init__(self, tokenizer: Tokenizer, index: int, stops: Sequence[str], min_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        index: int,
+        stops: Sequence[str],
+        min_tokens: int = 0,
+        *,
+        skip_special: bool = True,
+    ) -> None:
         self.index = index
         self.finished = False
         self.num_tokens = 0
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, skip_special=skip_special)
         self._matcher = StopMatcher(stops)
         self._min_tokens = min_tokens
         self._length = 0  # characters decoded
@@ -84,7 +99,8 @@ class Choice:
             finish = "stop" if self._matcher.matched is not None else output.finish
         self._sent += len(text)
         self.finished = finish is not None
-        return Delta(self.index, text, self._take_entries(), finish, self.num_tokens - before)
+        taken = tuple(tokens[: self.num_tokens - before])
+        return Delta(self.index, text, self._take_entries(), finish, taken)
 
     def _match(self, piece: str) -> str:
         if self.num_tokens <= self._min_tokens:

@@ -38,7 +38,10 @@ async def completions(call: Call, service: Service) -> None:
     check_limits(request, stops, len(given), limits)
     service.drain.check()
     ready = service.client.check(len(given))
-    prompts = await completion_prompts(given, service, ready)
+    prompts = await completion_prompts(given, service, ready, request.suffix)
+    infill = service.infill if any(prompt.infill for prompt in prompts) else None
+    if infill is not None and request.echo:
+        raise bad_request("`echo` doesn't go with a gap to fill in.", param="echo")
     max_tokens = output_tokens(
         request.max_tokens,
         name="max_tokens",
@@ -58,6 +61,7 @@ async def completions(call: Call, service: Service) -> None:
         prompt_logprobs=of_prompt,
         tokenizer=service.tokenizer,
         ready=ready,
+        ends=() if infill is None else infill.ends,
     )
     job = Job(
         request_id=f"cmpl-{call.request_id}",
@@ -65,6 +69,7 @@ async def completions(call: Call, service: Service) -> None:
         sampling=sampling,
         n=request.n or 1,
         stops=stops,
+        skip_special=request.skip_special_tokens is not False,
         salt=request.cache_salt or "",
         deadline_s=limits.request_timeout,
         arrived=call.arrived,

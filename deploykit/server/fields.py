@@ -45,7 +45,6 @@ REFUSED: dict[str, dict[str, tuple[tuple[Any, ...], str]]] = {
         "verbosity": (("medium",), "this server doesn't steer verbosity"),
     },
     "completion": {
-        "suffix": (("",), "text can't be inserted before a suffix"),
         "response_format": (({"type": "text"},), "the answer is plain text"),
     },
     "message": {

@@ -40,6 +40,7 @@ class Job:
     sampling: SamplingParams
     n: int = 1
     stops: tuple[str, ...] = ()
+    skip_special: bool = True  # control tokens give no text
     salt: str = ""
     deadline_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
@@ -55,7 +56,7 @@ class Generation:
         self._client = client
         self._metrics = metrics
         self._choices = [
-            Choice(tokenizer, index, job.stops, job.sampling.min_tokens)
+            Choice(tokenizer, index, job.stops, job.sampling.min_tokens, skip_special=job.skip_special)
             for index in range(len(job.prompts) * job.n)
         ]
         self._last_token = [0.0] * len(self._choices)  # time.monotonic()

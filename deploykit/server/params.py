@@ -85,8 +85,12 @@ def sampling_params(
     prompt_logprobs: int | None,
     tokenizer: Tokenizer,
     ready: Ready,
+    ends: tuple[int, ...] = (),
 ) -> SamplingParams:
-    """Raises ApiError (400) for what only the model can tell to be wrong."""
+    """`ends` are the template's own stop tokens, which `ignore_eos` ignores too.
+
+    Raises ApiError (400) for what only the model can tell to be wrong.
+    """
     min_tokens = request.min_tokens or 0
     if min_tokens > max_tokens > 0:
         raise bad_request(
@@ -109,7 +113,7 @@ def sampling_params(
         max_tokens=max_tokens,
         min_tokens=min(min_tokens, max_tokens),
         ignore_eos=bool(request.ignore_eos),
-        stop_token_ids=stop_ids,
+        stop_token_ids=stop_ids if request.ignore_eos else tuple(dict.fromkeys((*stop_ids, *ends))),
         bad_words=bad_word_ids(tuple(request.bad_words or ()), tokenizer),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,

@@ -81,6 +81,9 @@ class SamplingFields(Strict):
     stop_token_ids: list[TokenId] | None = Field(default=None, max_length=128)
     min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS, description="No end before that many.")
     ignore_eos: bool | None = Field(default=None, description="Go on to max_tokens.")
+    skip_special_tokens: bool | None = Field(
+        default=None, description="Default true: control tokens give no text."
+    )
     bad_words: list[StopString] | None = Field(default=None, max_length=128, description="Never written.")
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         default=None, max_length=1024, description="Added to the logits of token ids."
@@ -173,6 +176,9 @@ class CompletionRequest(SamplingFields):
     """Body of POST /v1/completions."""
 
     prompt: Prompt = Field(description="A text, token ids, or a list of either.")
+    suffix: Text | None = Field(
+        default=None, description="What stands after the gap to fill in; needs `chat.capability: infilling`."
+    )
     max_tokens: int | None = Field(
         default=None, ge=0, le=MAX_TOKENS, description="Default 16; 0 with echo scores the prompt."
     )

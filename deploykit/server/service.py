@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from deploykit.prompt.template import ChatTemplate
+from deploykit.prompt.templates.infill import InfillTokens
+from deploykit.prompt.templates.open import Template, open_template
+from deploykit.prompt.templates.stops import NO_STOPS, TemplateStops, template_stops
 from deploykit.prompt.tokenizer import Tokenizer
 from deploykit.server.client import EngineBusy, EngineClient, EngineUnavailable, RequestFailed
 from deploykit.server.drain import Drain
@@ -30,8 +32,10 @@ class Service:
 
     spec: ServeSpec
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: Template | None
     client: EngineClient
+    template_stops: TemplateStops = NO_STOPS  # of an answer to a chat
+    infill: InfillTokens | None = None  # where chat.capability is infilling
     metrics: Metrics = field(default_factory=Metrics)
     drain: Drain = field(default_factory=Drain)
     workers: ThreadPoolExecutor = field(
@@ -44,15 +48,22 @@ class Service:
     def from_spec(cls, spec: ServeSpec) -> Service:
         """Load the tokenizer and compile the template. Raises ConfigError."""
         tokenizer = Tokenizer.from_file(spec.tokenizer_path)
-        template = None
-        if spec.chat_template is not None:
-            template = ChatTemplate(
-                spec.chat_template,
-                bos_token=spec.bos_token,
-                eos_token=spec.eos_token,
-                special_tokens=tokenizer.special_tokens,
-            )
-        return cls(spec, tokenizer, template, EngineClient(spec.engine_socket))
+        template = open_template(
+            source=spec.chat_template,
+            python=spec.template_python,
+            name=spec.template_name,
+            stop_words=spec.template_stops,
+            bos_token=spec.bos_token,
+            eos_token=spec.eos_token,
+            add_bos=spec.add_bos,
+            special_tokens=tokenizer.special_tokens,
+        )
+        service = cls(spec, tokenizer, template, EngineClient(spec.engine_socket))
+        if template is not None:
+            service.template_stops = template_stops(template.stop_words, tokenizer)
+        if spec.capability == "infilling":
+            service.infill = InfillTokens.find(tokenizer)
+        return service
 
     @property
     def bos_id(self) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -36,7 +38,12 @@ class ServeSpec(msgspec.Struct, frozen=True, kw_only=True):
     model_names: tuple[str, ...]  # ids of /v1/models; the first is the default
     engine_socket: str  # Unix socket path of the engine process
     tokenizer_path: str  # tokenizer.json
-    chat_template: str | None  # Jinja source; None = chat refused, completions work
+    chat_template: str | None  # Jinja source; None = chat refused, completions work, unless `template_python`
+    template_name: str = ""
+    template_python: str | None = None  # a file or module of the user's own that registers `template_name`
+    template_stops: tuple[str, ...] = ()  # texts and control tokens that end an answer to a chat
+    no_chat: str | None = None  # why chat is refused
+    capability: Literal["chat", "completion", "infilling", "python"] = "chat"
     system: str | None = None  # system message put first where a conversation has none
     bos_token: str | None = None
     eos_token: str | None = None

@@ -54,6 +54,21 @@ class Opened:
         os.close(self.lock_fd)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What the engine and the front are started with."""
+
+    plan_file: Path
+    spec_file: Path
+    engine_socket: Path
+    listening: socket.socket
+    listener: Listener
+    probe: Callable[[], bool]  # whether the two serve together
+
+
+Serve = Callable[[Inputs], int]
+
+
 def open_deployment(target: str, *, sets: Sequence[str], report: Report) -> Opened:
     """Check the recipe, take the name, bind the port: each refused within a second (exit 2)."""
     from deploykit.deployment.target import load
@@ -80,8 +95,12 @@ def run(
     offline: bool = False,
     private: bool = False,
     owner_fd: int | None = None,
+    serve: Serve | None = None,
 ) -> int:
-    """Prepare, start, watch, until it ends. The exit code; DeploykitError when it could not start or go on."""
+    """Prepare, start, watch, until it ends. The exit code; DeploykitError when it could not start or go on.
+
+    `serve` runs engine and front in another way than as supervised processes, and returns when they have ended.
+    """
     name = opened.loaded.name
     record = states.StateFile(name, url=opened.url, target=opened.target, private=private)
     log = BoundedLog(states.log_path(name))
@@ -90,7 +109,7 @@ def run(
     code = EXIT_FAILURE
     try:
         with _signals(_terminate):
-            code = _run(opened, record, log, _logged(report, log, record), offline, owner_fd)
+            code = _run(opened, record, log, _logged(report, log, record), offline, owner_fd, serve)
     except DeploykitError as error:
         failed = error
         raise
@@ -142,6 +161,7 @@ def _run(
     report: Report,
     offline: bool,
     owner_fd: int | None,
+    serve: Serve | None,
 ) -> int:
     from deploykit.deployment.prepare import prepare
 
@@ -150,7 +170,19 @@ def _run(
     runtime = states.make_runtime_dir()
     record.update(runtime_dir=str(runtime), engine=prepared.plan.engine, device=prepared.plan.device)
     plan_file, spec_file = _write_inputs(prepared, runtime, opened.listener)
-    listening_fd, port = opened.listener.fileno(), opened.listener.getsockname()[1]
+    server, listening_fd = opened.loaded.recipe.server, opened.listener.fileno()
+    port = opened.listener.getsockname()[1]
+    progress = Progress(prepared.plan, opened.url, report, began)
+    listener = _listener(opened, record, log, progress)
+
+    def probe() -> bool:
+        return serves(reachable(server.host), port)
+
+    if serve is not None:
+        inputs = Inputs(plan_file, spec_file, runtime / "engine.sock", opened.listener, listener, probe)
+        code = serve(inputs)
+        progress.stopped()
+        return code
     engine = [
         *python_module("deploykit.engine"),
         *("--plan", str(plan_file), "--socket", str(runtime / "engine.sock")),
@@ -159,8 +191,6 @@ def _run(
         *python_module("deploykit.server"),
         *("--spec", str(spec_file), "--fd", str(listening_fd)),
     ]
-    server = opened.loaded.recipe.server
-    progress = Progress(prepared.plan, opened.url, report, began)
     supervisor = Supervisor(
         lambda fd: [*engine, "--status-fd", str(fd)],
         lambda fd: [*front, "--status-fd", str(fd)],
@@ -168,8 +198,8 @@ def _run(
         limits=Limits(
             restart_max=server.restart.max, restart_window=server.restart.window, drain=server.drain_timeout
         ),
-        listener=_listener(opened, record, log, progress),
-        probe=lambda: serves(reachable(server.host), port),
+        listener=listener,
+        probe=probe,
         owner_fd=owner_fd,
     )
     code = supervisor.run()

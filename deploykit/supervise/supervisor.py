@@ -1,4 +1,4 @@
-"""Watches the engine and the front: starts them, restarts what dies or hangs, drains them, leaves nothing behind."""
+"""Watches the engine and the front (or the engine alone): starts them, restarts what dies or hangs, drains them."""
 
 from __future__ import annotations
 
@@ -31,29 +31,34 @@ class _Slot:
 
 
 class Supervisor:
-    """Owns two children until `run` returns. Must run in the main thread (signals)."""
+    """Owns its children until `run` returns. Runs in the main thread (signals), unless `control_fd` is given."""
 
     def __init__(
         self,
         engine: Argv,
-        front: Argv,
+        front: Argv | None,
         *,
-        listening_fd: int,
+        listening_fd: int = -1,
         limits: Limits | None = None,
         listener: Listener | None = None,
         probe: Callable[[], bool] = lambda: True,
         owner_fd: int | None = None,
+        control_fd: int | None = None,
     ) -> None:
         """`probe` says whether the two serve together; it is asked once both say that they are ready.
 
         `owner_fd` is the write end of a pipe; when its reader is gone the deployment stops (a private one).
+        `control_fd` is the read end of one: the numbers of signals come from it, as bytes, and from nowhere else.
         """
         self.limits = limits or Limits()
         self.listener = listener or Listener()
-        self._slots: dict[Role, _Slot] = {"engine": _Slot(engine), "front": _Slot(front, (listening_fd,))}
+        self._slots: dict[Role, _Slot] = {"engine": _Slot(engine)}
+        if front is not None:
+            self._slots["front"] = _Slot(front, (listening_fd,))
         self._selector = selectors.DefaultSelector()
         self._probe = probe
         self._owner_fd = owner_fd
+        self._control_fd = control_fd
         self._signals: list[int] = []
         self._stopping: signal.Signals | None = None  # the first one
         self._stop_deadline = 0.0
@@ -220,6 +225,9 @@ class Supervisor:
 
     def _catch_signals(self) -> Callable[[], None]:
         """Signals become bytes in a pipe that the selector watches, so that none is lost and none interrupts."""
+        if self._control_fd is not None:
+            self._selector.register(self._control_fd, selectors.EVENT_READ, None)
+            return lambda: None
         read_fd, write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -249,7 +257,7 @@ class Supervisor:
         self._stopping = number
         self._stop_deadline = time.monotonic() + self.limits.drain + self.limits.drain_margin
         self.listener.draining()
-        if (front := self._slots["front"].child) is not None:
+        if (front := self._child("front")) is not None:
             front.terminate()
 
     def _check_owner(self) -> None:
@@ -260,7 +268,7 @@ class Supervisor:
 
     def _stopped(self) -> bool:
         """One look at a stop under way: the front goes first, then the engine."""
-        front, engine = self._slots["front"].child, self._slots["engine"].child
+        front, engine = self._child("front"), self._child("engine")
         now = time.monotonic()
         if front is not None:
             if now > self._stop_deadline:
@@ -277,6 +285,10 @@ class Supervisor:
         elif now > self._stop_deadline:
             engine.kill()
         return False
+
+    def _child(self, role: Role) -> Child | None:
+        slot = self._slots.get(role)
+        return slot.child if slot is not None else None
 
     def _exit_code(self) -> int:
         interrupted = self._stopping is signal.SIGINT and not self._served

@@ -222,7 +222,10 @@ def test_wrong_folders_say_what_to_do(tmp_path: Path, folder: Path) -> None:
     assert "LoRA" in refused(empty)
     (empty / "adapter_config.json").unlink()
     (empty / "m-Q8_0.gguf").write_bytes(b"")
-    assert f"name the file: {empty / 'm-Q8_0.gguf'}" in refused(empty)
+    assert "not a GGUF file" in refused(empty)  # the only one is the model
+    (empty / "m-Q4_0.gguf").write_bytes(b"")
+    (empty / "mmproj-f16.gguf").write_bytes(b"")
+    assert f"name the file: {empty / 'm-Q4_0.gguf'}" in refused(empty)
 
     for shard in folder.glob("model*"):
         shard.unlink()
@@ -230,7 +233,7 @@ def test_wrong_folders_say_what_to_do(tmp_path: Path, folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     text = refused(folder)
     assert "pickle" in text
-    assert "save_pretrained" in text
+    assert f"`deploykit convert {folder}`" in text
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
     assert "incomplete" in refused(folder)
 
@@ -394,11 +397,11 @@ def test_a_q_bias_is_attention_bias(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"general__architecture": "gemma3"}, "'gemma3' aren't supported"),
+        ({"general__architecture": "command-r"}, "'command-r' aren't supported"),
         ({"general__architecture": None}, "None aren't supported"),
         ({"general__architecture": "\x1b[31mx"}, "aren't supported"),
         ({"split__count": 3}, "split"),
-        ({"llama__expert_count": 8}, "mixture"),
+        ({"llama__expert_count": 8}, "expert_used_count"),
         ({"llama__attention__scale": 0.5}, "attention.scale"),
         ({"llama__logit_scale": 2.0}, "logit_scale"),
         ({"llama__attention__sliding_window": 128}, "sliding_window"),

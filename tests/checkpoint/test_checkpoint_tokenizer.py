@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 
 from deploykit.checkpoint import CheckpointError, read_facts
 from deploykit.checkpoint.gguf import read_header
-from deploykit.checkpoint.gguf_llama import Metadata
-from deploykit.checkpoint.pretokenizers import PRE_TOKENIZERS
-from deploykit.checkpoint.tokenizer import _build, encode_plain, ensure_tokenizer, load_tokenizer
+from deploykit.checkpoint.gguf_metadata import Metadata
+from deploykit.checkpoint.tokenizer import encode_plain, ensure_tokenizer, load_tokenizer
+from deploykit.checkpoint.tokenizers import ggml
 
 Edit = Callable[..., None]
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokens.json").read_text())
@@ -58,15 +58,16 @@ def test_plain_text_comes_back(real: Tokenizer) -> None:
             assert real.decode(encode_plain(real, text), skip_special_tokens=False) == text
 
 
-@pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
-def test_every_pre_tokenizer_equals_llama_cpp(smollm2: Path, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_pre_tokenizers_on_a_real_vocabulary_equal_llama_cpp(smollm2: Path, name: str) -> None:
     """On SmolLM2's vocabulary under other pre-tokenizers. Qwen2's own tokenizer composes text first (NFC), which
     llama.cpp leaves out, so texts that aren't composed are left out there."""
-    meta = Metadata(smollm2, read_header(smollm2).metadata)
-    tokenizer = _build(meta, meta.strings("tokenizer.ggml.tokens"), PRE_TOKENIZERS[name])
+    metadata = read_header(smollm2).metadata
+    meta = Metadata(smollm2, metadata | {"tokenizer.ggml.pre": name})
+    tokenizer = ggml.read(meta).build()
     left_out = 0
     for text, special, plain in zip(golden_texts(), *GOLDEN[name].values(), strict=True):
-        if PRE_TOKENIZERS[name].nfc and any(part in text for part in NOT_COMPOSED):
+        if tokenizer.normalizer is not None and any(part in text for part in NOT_COMPOSED):
             left_out += 1
             continue
         assert encode(tokenizer, text) == special, repr(text)
@@ -136,13 +137,14 @@ def test_add_bos(tmp_path: Path, changes: dict[str, Any], add_bos: bool) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"tokenizer__ggml__model": "llama"}, "'llama' isn't supported"),
+        ({"tokenizer__ggml__model": "llama"}, "tokenizer.ggml.scores"),
+        ({"tokenizer__ggml__model": "rwkv"}, "'rwkv' isn't supported"),
+        ({"tokenizer__ggml__model": "plamo2"}, "no counterpart"),
         ({"tokenizer__ggml__model": None}, "None isn't supported"),
-        ({"tokenizer__ggml__pre": "viking"}, "'viking' isn't known"),
+        ({"tokenizer__ggml__pre": "kamelot"}, "'kamelot' isn't known"),
         ({"tokenizer__ggml__tokens": None}, "tokenizer.ggml.tokens"),
         ({"tokenizer__ggml__tokens": [*VOCAB, "more"]}, "larger than the model"),
         ({"tokenizer__ggml__tokens": [*VOCAB[:-1], "he"]}, "twice"),
-        ({"tokenizer__ggml__tokens": [*VOCAB[:-1], ""]}, "empty"),
         ({"tokenizer__ggml__tokens": [1] * len(VOCAB)}, "tokenizer.ggml.tokens"),
         ({"tokenizer__ggml__token_type": int32_list([1, 2])}, "token_type"),
         ({"tokenizer__ggml__token_type": "x"}, "token_type"),
@@ -157,6 +159,49 @@ def test_what_is_refused_is_named(tmp_path: Path, changes: dict[str, Any], reaso
         build(tmp_path / "m.gguf", tmp_path / "cache", **changes)
     assert reason in str(e.value)
     assert not (tmp_path / "cache" / "tokenizers").exists()
+
+
+def sentencepiece_vocabulary(**changes: Any) -> dict[str, Any]:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "h", "e", "▁h", "▁he"]
+    return {
+        "tokenizer__ggml__model": "llama",
+        "tokenizer__ggml__pre": None,
+        "tokenizer__ggml__merges": None,
+        "tokenizer__ggml__add_bos_token": None,
+        "tokenizer__ggml__tokens": tokens,
+        "tokenizer__ggml__scores": [float(-i) for i in range(len(tokens))],
+        "tokenizer__ggml__token_type": int32_list([2, 3, 3, *[6] * 256, *[1] * 5]),
+        "tokenizer__ggml__bos_token_id": 1,
+        "tokenizer__ggml__eos_token_id": 2,
+    } | changes
+
+
+def test_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
+    files = build(tmp_path / "m.gguf", tmp_path, **sentencepiece_vocabulary())
+    assert (files.bos_token, files.eos_token, files.add_bos) == ("<s>", "</s>", True)
+    tokenizer = load_tokenizer(files.tokenizer_json)
+    assert tokenizer.encode("hé</s>he").tokens == ["▁h", "<0xC3>", "<0xA9>", "</s>", "▁he"]
+    bare = sentencepiece_vocabulary(tokenizer__ggml__add_space_prefix=False)
+    files = build(tmp_path / "m.gguf", tmp_path, **bare)
+    assert load_tokenizer(files.tokenizer_json).encode("he he").tokens == ["h", "e", "▁he"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tokenizer__ggml__scores": [0.0]}, "264 numbers are needed"),
+        ({"tokenizer__ggml__scores": [float("nan")] * 264}, "264 numbers are needed"),
+        ({"tokenizer__ggml__token_type": int32_list([6] * 264)}, "isn't a byte"),
+        ({"tokenizer__ggml__add_space_prefix": "yes"}, "add_space_prefix"),
+        ({"tokenizer__ggml__bos_token_id": 264}, "bos_token_id"),
+        ({"tokenizer__ggml__model": "t5", "tokenizer__ggml__precompiled_charsmap": [1, 2, 3]}, "damaged"),
+        ({"tokenizer__ggml__model": "t5", "tokenizer__ggml__precompiled_charsmap": "x"}, "a list of bytes"),
+        ({"tokenizer__ggml__model": "bert", "tokenizer__ggml__unknown_token_id": 300}, "unknown_token_id"),
+    ],
+)
+def test_faults_of_a_sentencepiece_vocabulary(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        build(tmp_path / "m.gguf", tmp_path / "cache", **sentencepiece_vocabulary(**changes))
 
 
 # ---------------------------------------------------------------- folders

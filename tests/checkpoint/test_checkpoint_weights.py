@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -175,3 +176,26 @@ def test_the_real_model(smollm2: Path) -> None:
     row = weights["model.embed_tokens.weight"][:1000].float()
     assert bool(row.isfinite().all())
     assert 0.05 < float(row.std()) < 0.5
+
+
+def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
+    """Every file that a loader of code would import touches a canary; the weights are loaded without it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from deploykit.engine.pytorch.model import load_model
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2, architectures=["LlamaForCausalLM"])
+    home, canary = tmp_path / "model", tmp_path / "canary"
+    LlamaForCausalLM(config).save_pretrained(home)
+    for name in ("modeling_evil", "configuration_evil", "tokenization_evil", "quantizer_evil", "__init__"):
+        (home / f"{name}.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Evil:\n    pass\n")
+    evil = {"AutoConfig": "configuration_evil.Evil", "AutoModelForCausalLM": "modeling_evil.Evil"}
+    for file in ("config.json", "generation_config.json"):
+        content = json.loads((home / file).read_text())
+        (home / file).write_text(json.dumps({**content, "auto_map": evil, "trust_remote_code": True}))
+    facts = read_facts(home)
+    loaded = load_model(facts, iter_weights(facts, "float32", tmp_path), torch.float32, lambda fraction: None)
+    assert isinstance(loaded, LlamaForCausalLM)
+    assert "auto_map" not in json.dumps([facts.config, loaded.config.to_dict(), facts.generation_config])
+    assert not canary.exists()

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from deploykit.engine.blocks import BlockPool, child_key, root_key
+from deploykit.engine.blocks import MAX_TAILS, BlockPool, child_key, root_key
 
 
 class Pool(RuleBasedStateMachine):
@@ -113,3 +113,38 @@ def test_prefix_keys_separate_what_changes_kv() -> None:
     assert len(roots) == 5
     assert child_key(root_key(), [1, 2]) != child_key(root_key(), [2, 1])
     assert child_key(root_key(), [1, 2], b"image") != child_key(root_key(), [1, 2])
+
+
+def test_the_tail_that_goes_on_longest_is_found_until_its_block_is_needed() -> None:
+    pool = BlockPool(4)
+    blocks = pool.allocate(3) or []
+    for block, tokens in zip(blocks, ([1, 2], [1, 2, 3], [1, 9, 9, 9]), strict=True):
+        pool.publish_tail(block, b"p", tokens)
+        pool.let_go(block)
+        pool.check()
+    assert pool.num_cached == 2  # the first says nothing that the second doesn't
+    assert pool.find_tail(b"p", [1, 2, 3, 4]) == (blocks[1], 3)
+    assert pool.find_tail(b"p", [1, 9, 1]) == (blocks[2], 2)
+    assert pool.find_tail(b"p", [2]) is None
+    assert pool.find_tail(b"q", [1, 2]) is None
+    pool.hold(blocks[1])
+    taken = pool.allocate(3) or []
+    assert blocks[1] not in taken
+    assert pool.find_tail(b"p", [1, 9]) == (blocks[1], 1)
+    pool.let_go(blocks[1])
+    pool.check()
+    assert pool.flush() == 1
+    assert pool.find_tail(b"p", [1, 2]) is None
+    pool.check()
+
+
+def test_a_prefix_keeps_a_few_tails_the_latest_ones() -> None:
+    pool = BlockPool(4 * MAX_TAILS)
+    blocks = pool.allocate(2 * MAX_TAILS) or []
+    for number, block in enumerate(blocks):
+        pool.publish_tail(block, b"p", [number, 0])
+        pool.let_go(block)
+    assert pool.num_cached == MAX_TAILS
+    assert pool.find_tail(b"p", [0]) is None
+    assert pool.find_tail(b"p", [2 * MAX_TAILS - 1, 0, 0]) == (blocks[-1], 2)
+    pool.check()

@@ -145,6 +145,33 @@ def test_a_second_prompt_with_the_same_prefix_hits_the_cache() -> None:
     assert Collector(core).run().first[("d", 0)].cached_tokens == 0
 
 
+@pytest.mark.parametrize("overlap_depth", [0, 1])
+def test_a_conversation_computes_only_what_is_new_of_a_turn(overlap_depth: int) -> None:
+    core = make_core(make_plan(), overlap_depth=overlap_depth)
+    known, stood = list(range(100, 111)), 1
+    for turn in range(6):
+        submit = request(f"t{turn}", known, max_tokens=5 + turn)
+        core.submit(submit)
+        collector = Collector(core).run()
+        # The last token of the turn before was drawn and never computed, and neither were those added since.
+        assert collector.first[(f"t{turn}", 0)].cached_tokens == stood - 1
+        assert collector.tokens == alone(submit, make_plan(prefix_caching=False))
+        known = [*known, *collector.tokens[(f"t{turn}", 0)]]
+        stood = len(known)
+        known += [200 + turn] * (turn + 1)
+
+
+def test_a_sequence_that_needs_the_block_it_could_copy_from_gets_it() -> None:
+    core = make_core(make_plan(num_blocks=4, session_len=32))
+    core.submit(request("a", list(range(10, 21)), max_tokens=3))
+    Collector(core).run()
+    submit = request("b", [*range(10, 21), *range(60, 78)], max_tokens=2)  # all four blocks
+    core.submit(submit)
+    second = Collector(core).run()
+    assert second.first[("b", 0)].cached_tokens == 8
+    assert second.tokens == alone(submit, make_plan(prefix_caching=False, num_blocks=4, session_len=32))
+
+
 def test_siblings_share_the_prompt_and_differ_in_their_draws() -> None:
     core = make_core(make_plan())
     core.submit(request("a", list(range(10, 31)), n=4, temperature=1.0, seed=5))

@@ -192,13 +192,15 @@ def test_a_block_taken_from_a_running_row_shows_as_a_wrong_token_without_checks(
     assert tokens_of(result) != reference()[1:]
 
 
-def test_partial_blocks_are_poisoned_when_they_are_let_go_and_full_ones_stay() -> None:
+def test_what_was_computed_stays_in_blocks_that_are_let_go_and_the_rest_is_poisoned() -> None:
     runner = make_runner(check=True)
     run(runner, [(0, 1, 11)], admits=(admit(0, PROMPT),), extends=(Extend(0, 1, 0, (3, 7)),))
     news: dict[str, Any] = {"releases": (Release(0, 1),), "admits": (admit(1, PROMPT, computed=8),)}
     result = run(runner, [(1, 1, 3)], extends=(Extend(1, 1, 0, (3, 9)),), **news)
     assert tokens_of(result) == reference()[:1]
-    runner.collect(runner.launch(make_step([], releases=(Release(1, 1),))))
+    news = {"releases": (Release(1, 1),), "admits": (admit(1, PROMPT, epoch=2, computed=8),)}
+    run(runner, [(1, 2, 1)], extends=(Extend(1, 2, 0, (3, 9)),), **news)
+    runner.collect(runner.launch(make_step([], releases=(Release(1, 2),))))
     result = run(
         runner, [(2, 1, 1)], admits=(admit(2, PROMPT, computed=10),), extends=(Extend(2, 1, 0, (3, 9)),)
     )

@@ -98,9 +98,12 @@ def change_config(folder: Path, key: str, **values: Any) -> None:
 
 
 def reason(path: Path) -> str:
-    facts = read_facts(path)
-    with pytest.raises((UnsupportedError, CheckpointError)) as caught:
+    def resolve() -> None:
+        facts = read_facts(path)
         manifest(facts, describe(facts))
+
+    with pytest.raises((UnsupportedError, CheckpointError)) as caught:
+        resolve()
     return str(caught.value)
 
 

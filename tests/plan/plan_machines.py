@@ -162,6 +162,7 @@ def write_checkpoint(folder: Path) -> Path:
         }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     save_file(
         {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}, folder / "model.safetensors"
     )

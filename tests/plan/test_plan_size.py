@@ -177,8 +177,9 @@ def test_too_small_a_memory_shows_the_table_and_what_is_missing() -> None:
     assert "more" in str(error.fix)
 
 
-def test_float32_that_does_not_fit_proposes_bfloat16() -> None:
-    assert refused(QWEN3_8B, machine(HASWELL)).fixes == ("--set model.dtype=bfloat16",)
+def test_float32_that_does_not_fit_proposes_bfloat16_and_the_engine_that_keeps_weights_as_stored() -> None:
+    fixes = refused(QWEN3_8B, machine(HASWELL)).fixes
+    assert fixes == ("--set engine.backend=auto", "--set model.dtype=bfloat16")
 
 
 def test_a_small_card_proposes_the_cpu() -> None:

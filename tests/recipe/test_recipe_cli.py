@@ -63,8 +63,11 @@ def test_json_for_scripts(tmp_path: Path) -> None:
             "col": 1,
             "length": 5,
             "help": "did you mean `engine`?",
+            "related": [],
+            "rename": "engine",
         }
     ]
+    assert report["fixed"] == []
 
 
 def test_set_is_checked_with_the_file() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from deploykit.recipe import check_files
+from deploykit.recipe import RecipeError, check_files, load_recipe
 
 HEAD = "version: 1\nmodel: {id: a/b}\n"  # lines 1 and 2 of most cases
 
@@ -83,7 +83,7 @@ CASES = [
         "unknown-key",
         4,
         3,
-        "vLLM's name for it; here it is `engine.sess",
+        "is vLLM's name for it; here it is `engine.sess",
     ),
     Case("vllm-length-dashed", HEAD + "max-model-len: 4096\n", "unknown-key", 3, 1, "`engine.session_len`"),
     Case("vllm-parallel", engine("tensor_parallel_size: 2"), "unknown-key", 4, 3, "`engine.tp`"),
@@ -98,6 +98,227 @@ CASES = [
         4,
         3,
         "the keys of `engine` are: backend, device, tp",
+    ),
+    # other servers' names: where the key is here, and what its value becomes
+    Case("vllm-batch", engine("max_num_seqs: 8"), "unknown-key", 4, 3, "here it is `engine.max_batch_size`"),
+    Case(
+        "vllm-tokens", engine("max_num_batched_tokens: 8"), "unknown-key", 4, 3, "`engine.max_prefill_tokens`"
+    ),
+    Case("vllm-eager", engine("enforce_eager: true"), "unknown-key", 4, 3, "CUDA graph: remove the key"),
+    Case("vllm-kv", cache("kv_cache_dtype: fp8_e4m3"), "unknown-key", 5, 5, "write `quant_policy: fp8`"),
+    Case("vllm-kv-auto", cache("kv_cache_dtype: auto"), "unknown-key", 5, 5, "write `quant_policy: none`"),
+    Case("vllm-quantization", engine("quantization: awq_marlin"), "unknown-key", 4, 3, "write `format: awq`"),
+    Case(
+        "vllm-name", server("served_model_name: small"), "unknown-key", 4, 3, 'write `model_names: ["small"]`'
+    ),
+    Case(
+        "vllm-swap", engine("swap_space: 4"), "unknown-key", 4, 3, "wholly on `engine.device`: remove the key"
+    ),
+    Case(
+        "vllm-pipeline",
+        engine("pipeline_parallel_size: 2"),
+        "unknown-key",
+        4,
+        3,
+        "vLLM and SGLang; here a model is",
+    ),
+    Case("vllm-cors", server('allowed_origins: ["*"]'), "unknown-key", 4, 3, "no CORS header is sent"),
+    Case(
+        "vllm-tls",
+        server("ssl_keyfile: k.pem"),
+        "unknown-key",
+        4,
+        3,
+        "proxy with a certificate before it; remove",
+    ),
+    Case(
+        "vllm-lora", engine("enable_lora: true"), "unknown-key", 4, 3, "merge them into the weights; remove"
+    ),
+    Case(
+        "vllm-speculation", engine("speculative_config: {}"), "unknown-key", 4, 3, "no speculative decoding"
+    ),
+    Case(
+        "vllm-misspelt",
+        engine("gpu_memory_utilisation: 0.9"),
+        "unknown-key",
+        4,
+        3,
+        "`gpu_memory_utilization` is vLLM's",
+    ),
+    Case("lmdeploy-format", engine("model_format: awq"), "unknown-key", 4, 3, "here it is `model.format`"),
+    Case("lmdeploy-block", cache("cache_block_seq_len: 64"), "unknown-key", 5, 5, "`engine.cache.block_len`"),
+    Case("lmdeploy-step", engine("num_tokens_per_iter: 512"), "unknown-key", 4, 3, "take their token first"),
+    Case("lmdeploy-iters", engine("max_prefill_iters: 2"), "unknown-key", 4, 3, "as many steps as"),
+    Case("lmdeploy-logn", engine("use_logn_attn: true"), "unknown-key", 4, 3, "what the checkpoint says"),
+    Case(
+        "lmdeploy-blocks",
+        cache("num_gpu_blocks: 900"),
+        "unknown-key",
+        5,
+        5,
+        "here it is `engine.cache.blocks`",
+    ),
+    Case("lmdeploy-cpu-blocks", cache("num_cpu_blocks: 9"), "unknown-key", 5, 5, "wholly on `engine.device`"),
+    Case("lmdeploy-device", engine("device_type: cuda"), "unknown-key", 4, 3, "here it is `engine.device`"),
+    Case(
+        "lmdeploy-quant-here", engine("quant_policy: 8"), "unknown-key", 4, 3, "`engine.cache.quant_policy`"
+    ),
+    Case(
+        "lmdeploy-rope-here",
+        HEAD + "rope_scaling_factor: 2.0\n",
+        "unknown-key",
+        3,
+        1,
+        "`engine.rope_scaling_factor`",
+    ),
+    Case(
+        "lmdeploy-session-here",
+        HEAD + "session_len: 9\n",
+        "unknown-key",
+        3,
+        1,
+        "move it to `engine.session_len`",
+    ),
+    Case("lmdeploy-address", server("server_name: 0.0.0.0"), "unknown-key", 4, 3, "here it is `server.host`"),
+    Case("lmdeploy-vision", engine("vision_max_batch_size: 1"), "unknown-key", 4, 3, "none is ever fetched"),
+    Case("sglang-length", engine("context_length: 4096"), "unknown-key", 4, 3, "SGLang's name for it"),
+    Case("sglang-parallel", engine("tp_size: 2"), "unknown-key", 4, 3, "here it is `engine.tp`"),
+    Case(
+        "sglang-radix",
+        cache("disable_radix_cache: true"),
+        "unknown-key",
+        5,
+        5,
+        "write `prefix_caching: false`",
+    ),
+    Case(
+        "sglang-chunks",
+        engine("chunked_prefill_size: 512"),
+        "unknown-key",
+        4,
+        3,
+        "`engine.max_prefill_tokens`",
+    ),
+    Case("sglang-policy", engine("schedule_policy: lpm"), "unknown-key", 4, 3, "in the order they come"),
+    Case(
+        "two-servers-two-meanings",
+        engine("max_total_tokens: 1"),
+        "unknown-key",
+        4,
+        3,
+        "means different things",
+    ),
+    Case(
+        "ollama-predict",
+        chat("num_predict: 42"),
+        "unknown-key",
+        5,
+        5,
+        "here it is `chat.defaults.max_tokens`",
+    ),
+    Case(
+        "ollama-penalty",
+        chat("repeat_penalty: 1.1"),
+        "unknown-key",
+        5,
+        5,
+        "`chat.defaults.repetition_penalty`",
+    ),
+    Case("ollama-window", chat("repeat_last_n: 64"), "unknown-key", 5, 5, "the whole of prompt and answer"),
+    Case("ollama-from", HEAD + "FROM: llama3.2\n", "unknown-key", 3, 1, "here it is `model.path`"),
+    Case("ollama-gpu", engine("num_gpu: 1"), "unknown-key", 4, 3, "wholly on `engine.device`"),
+    Case("llamacpp-kv", cache("cache_type_k: q8_0"), "unknown-key", 5, 5, "write `quant_policy: int8`"),
+    Case("llamacpp-layers", engine("n_gpu_layers: 99"), "unknown-key", 4, 3, "wholly on `engine.device`"),
+    Case(
+        "tgi-model",
+        "version: 1\nmodel: {id: a/b, model_id: c/d}\n",
+        "unknown-key",
+        2,
+        18,
+        "TGI's name for it",
+    ),
+    Case("tgi-shards", engine("num_shard: 2"), "unknown-key", 4, 3, "here it is `engine.tp`"),
+    Case(
+        "tgi-memory",
+        engine("cuda_memory_fraction: 0.5"),
+        "unknown-key",
+        4,
+        3,
+        "of what the weights leave free",
+    ),
+    Case(
+        "tgi-payload",
+        server("limits: {payload_limit: 2000000}"),
+        "unknown-key",
+        4,
+        12,
+        "`server.limits.max_body`",
+    ),
+    Case("tgi-queue", server("max_concurrent_requests: 9"), "unknown-key", 4, 3, "`server.limits.max_queue`"),
+    Case(
+        "transformers-dtype",
+        "version: 1\nmodel: {id: a/b, torch_dtype: half}\n",
+        "unknown-key",
+        2,
+        18,
+        "write `dtype: float16`",
+    ),
+    Case(
+        "api-key-by-its-name",
+        server("api_key: sk-12345"),
+        "unknown-key",
+        4,
+        3,
+        "`server.api_keys` (a list of",
+    ),
+    Case(
+        "a-flag-as-a-key",
+        engine("--max-model-len: 1"),
+        "unknown-key",
+        4,
+        3,
+        "here it is `engine.session_len`",
+    ),
+    # keys that contradict each other
+    Case(
+        "step-under-batch",
+        HEAD + "engine:\n  max_batch_size: 9\n  max_prefill_tokens: 8\n",
+        "conflict",
+        5,
+        3,
+        "`max_prefill_tokens: 9` or more",
+    ),
+    Case(
+        "blocks-under-session",
+        HEAD + "engine: {session_len: 4096, cache: {blocks: 9}}\n",
+        "conflict",
+        3,
+        37,
+        "`blocks: 64` or more, or `session_len: 576`",
+    ),
+    Case(
+        "blocks-of-another-length",
+        HEAD + "engine: {session_len: 99, cache: {blocks: 9, block_len: 8}}\n",
+        "conflict",
+        3,
+        35,
+        "`blocks: 13` or more",
+    ),
+    Case(
+        "open-without-key",
+        server("host: 0.0.0.0"),
+        "conflict",
+        4,
+        3,
+        "`api_keys: [{env: DEPLOYKIT_API_KEY}]`",
+    ),
+    Case(
+        "open-with-no-keys",
+        HEAD + "server: {host: '::', api_keys: []}\n",
+        "conflict",
+        3,
+        10,
+        "`host: 127.0.0.1`",
     ),
     # values of the wrong type
     Case("text-for-number", engine("tp: two"), "wrong-type", 4, 7, None),
@@ -174,7 +395,14 @@ CASES = [
         "did you mean `revision`?",
     ),
     Case("source-foreign-key", source("path: m", "revision: v1"), "unknown-key", 5, 7, "`model`"),
-    Case("source-of-no-kind", source("file: x.gguf"), "missing-key", 4, 7, "add one of pypi, hf, path"),
+    Case(
+        "source-of-no-kind",
+        source("file: x.gguf"),
+        "missing-key",
+        4,
+        7,
+        "add one of pypi, hf, modelscope, path",
+    ),
     Case("source-misspelt", source("hff: a/b"), "unknown-key", 4, 7, "did you mean `hf`?"),
     Case("source-of-two-kinds", source("hf: a/b", "path: m"), "conflict", 5, 7, "two entries"),
     Case("source-is-text", source("a/b"), "wrong-type", 4, 7, None),
@@ -230,6 +458,37 @@ def test_one_mistake_one_error(case: Case, tmp_path: Path) -> None:
     if case.help is not None:
         assert found.help is not None
         assert case.help in found.help
+
+
+def test_a_conflict_points_at_every_place(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "version: 1\nmodel:\n  sources: [{hf: a/b, path: c}]\n  path: d\nengine:\n  session_len: 512\n  cache:\n"
+        "    block_len: 8\n    blocks: 2\n    blocks: 3\n  max_batch_size: 99\nserver: {host: 0.0.0.0, api_keys: []}\n"
+    )
+    found = check_files([file], ["engine.max_prefill_tokens=3"])
+    places = {
+        (d.line, d.col): [(r.line, r.col, r.snippet[r.col - 1 :][: r.length]) for r in d.related]
+        for d in found
+    }
+    assert places == {
+        (3, 23): [(3, 14, "hf")],
+        (4, 3): [(3, 3, "sources")],
+        (9, 5): [(6, 3, "session_len"), (8, 5, "block_len")],
+        (10, 5): [(9, 5, "blocks")],
+        (12, 10): [(12, 25, "api_keys")],
+        (None, 8): [(11, 3, "max_batch_size")],
+    }
+
+
+def test_a_credential_is_starred_in_every_place(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(HEAD + "server: {host: 0.0.0.0, api_key: sk-secret, host: 127.0.0.1}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    assert "sk-secret" not in str(caught.value)
+    assert "first given here" in str(caught.value)
+    assert not [r for d in caught.value.diagnostics for r in d.related if "sk-secret" in r.snippet]
 
 
 def test_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:

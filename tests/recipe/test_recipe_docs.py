@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from deploykit.recipe import RecipeError, load_recipe, recipe_from_data
+from deploykit.recipe import RecipeError, coming_from, load_recipe, recipe_from_data
+from deploykit.recipe.codes import CODES
+from deploykit.recipe.examples import MARK, code_list
 from deploykit.recipe.loader import parse
 from deploykit.recipe.schema import parse_duration, parse_size
 from deploykit.recipe.tree import Node, lookup
@@ -21,6 +23,7 @@ SECTIONS = [
     "engine",
     "engine.cache",
     "chat",
+    "chat.fields",
     "chat.defaults",
     "server",
     "server.limits",
@@ -73,7 +76,7 @@ def test_every_section_is_on_the_page() -> None:
 
 
 def test_every_key_of_a_source_is_on_the_page() -> None:
-    table = PAGE.split("A source is one of three kinds")[1].split("###")[0]
+    table = PAGE.split("A source is one of four kinds")[1].split("###")[0]
     union = lookup(("model", "sources", 0))
     assert union is not None
     for branch in union.alternatives:
@@ -84,14 +87,8 @@ def test_every_key_of_a_source_is_on_the_page() -> None:
 
 
 def test_every_code_is_on_the_page() -> None:
-    codes = set()
-    for file in (ROOT / "deploykit" / "recipe").glob("*.py"):
-        for code in re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', file.read_text()):
-            codes.add(code)
-    codes -= {"utf-8-sig", "utf-8"}
-    listed = set(re.findall(r"`([a-z0-9-]+)`", PAGE.split("codes:\n")[1].split("\n## ")[0]))
-    assert codes <= listed
-    assert listed - codes <= {"conflict", "--set"}
+    listed = set(re.findall(r"`([a-z0-9-]+)`", PAGE.split("The codes:\n")[1].split("\n## ")[0]))
+    assert listed - {"--set"} == set(CODES)
 
 
 def test_the_commands_with_set_work() -> None:
@@ -110,12 +107,36 @@ def test_the_shortest_recipe_is_valid() -> None:
     )
 
 
-def test_the_errors_print_as_the_page_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = PAGE.split("<!-- example: errors -->")[1]
+@pytest.mark.parametrize(
+    ("page", "name", "sets"),
+    [
+        ("recipes.md", "errors", ["server.port=http"]),
+        ("diagnostics.md", "conflict", ["engine.max_prefill_tokens=64"]),
+    ],
+)
+def test_the_errors_print_as_the_page_shows_them(
+    page: str, name: str, sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = (ROOT / "docs" / page).read_text().split(f"<!-- example: {name} -->")[1]
     recipe = example.split("```yaml\n")[1].split("```")[0]
     shown = example.split("```text\n")[1].split("```")[0]
     (tmp_path / "recipe.yaml").write_text(recipe)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError) as caught:
-        load_recipe("recipe.yaml", ["server.port=http"])
-    assert f"$ deploykit validate recipe.yaml --set server.port=http\n{caught.value}\n" == shown
+        load_recipe("recipe.yaml", sets)
+    command = " ".join(["deploykit validate recipe.yaml", *(f"--set {s}" for s in sets)])
+    assert f"$ {command}\n{caught.value}\n" == shown
+
+
+def test_the_codes_of_the_diagnostics_page_are_generated() -> None:
+    shown = (ROOT / "docs" / "diagnostics.md").read_text().partition(MARK)[2]
+    assert shown == "\n" + code_list(), (
+        "run `python -m deploykit.recipe.examples --write docs/diagnostics.md`"
+    )
+
+
+def test_the_page_for_those_who_come_from_elsewhere_is_generated() -> None:
+    shown = (ROOT / "docs" / "coming-from.md").read_text()
+    assert shown == coming_from.page(), (
+        "run `python -m deploykit.recipe.coming_from --write docs/coming-from.md`"
+    )

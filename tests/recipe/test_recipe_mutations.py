@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from deploykit.recipe import Diagnostic, LoadedRecipe, RecipeError, load_recipe, recipe_from_data
-from deploykit.recipe.render import render_plain, render_rich
+from deploykit.recipe.codes import CODES
+from deploykit.recipe.fix import fix_bytes
+from deploykit.recipe.loader import parse
+from deploykit.recipe.recipe import check_bytes
+from deploykit.recipe.render import render_plain, render_rich, to_json
+from deploykit.recipe.report import to_github, to_sarif
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,17 +112,77 @@ def test_the_seed_is_valid(tmp_path: Path) -> None:
     assert isinstance(load(file), LoadedRecipe)
 
 
-def test_500_mutated_recipes_are_read_or_refused(tmp_path: Path) -> None:
-    rng = random.Random(20240229)
-    file = tmp_path / "r.yaml"
-    refused = 0
-    for _ in range(500):
-        raw = mutate(rng)
-        file.write_bytes(raw)
-        result = load(file)
-        check(result, raw)
-        refused += isinstance(result, RecipeError)
-    assert refused > 400
+@settings(max_examples=500, deadline=None)
+@given(st.integers(min_value=0, max_value=2**32))
+def test_mutated_recipes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    file = tmp_path_factory.getbasetemp() / "mutated.yaml"
+    raw = mutate(random.Random(seed))
+    file.write_bytes(raw)
+    result = load(file)
+    check(result, raw)
+    found = result.diagnostics if isinstance(result, RecipeError) else ()
+    for d in found:
+        assert d.code in CODES
+        json.dumps(to_json(d)).encode()
+        assert len(to_github(d).splitlines()) == 1
+    json.dumps(to_sarif(found, "1")).encode()
+
+
+_KEYS = (
+    "engine engin chat chta server version model id tp tpp sesion_len session_len max_model_len maxBatchSize num_ctx "
+    "enforce_eager cache cahce ratio cache_max_entry_count blok_len "
+    "defaults temprature stop port prt api_keys k"
+)
+KEYS = st.sampled_from(_KEYS.split())
+SCALARS = st.sampled_from(
+    ["1", "4096", "0.5", "auto", "-1", "many", "{id: a/b}", "'x: y'", "[a, b]  # c", "&a 1", "*a"]
+)
+SECTIONS = st.recursive(SCALARS, lambda inner: st.lists(st.tuples(KEYS, inner), max_size=5), max_leaves=15)
+TOPS = st.sampled_from(["engine", "engin", "chat", "server", "num_ctx", "tp"])
+RECIPES = st.lists(st.tuples(TOPS, SECTIONS), min_size=1, max_size=4)
+
+
+def block(entries: Any, depth: int, end: str, quote: str) -> str:
+    """Pairs of keys and values as YAML; a key may stand twice."""
+    text = ""
+    for n, (key, value) in enumerate(entries):
+        name = f"{quote}{key}{quote}" if n % 2 else key
+        inner = f" {value}{end}" if isinstance(value, str) else end + block(value, depth + 1, end, quote)
+        text += f"{'  ' * depth}{name}:{inner}"
+    return text
+
+
+@settings(max_examples=300, deadline=None)
+@given(RECIPES, st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "'", '"']))
+def test_a_fix_renames_keys_and_changes_nothing_else(entries: Any, end: str, quote: str) -> None:
+    raw = (f"version: 1{end}model: {{id: a/b}}{end}" + block(entries, 0, end, quote)).encode()
+    after, renames = fix_bytes(raw)
+    event("renamed" if renames else "nothing to rename")
+    if not renames:
+        assert after == raw
+        return
+    old, new = parse(raw.decode(), "x"), parse(after.decode(), "x")
+    names = {r.new: r.old for r in renames}
+    assert _values(old.data) == _values(new.data)
+    assert len(_keys(old.data)) == len(_keys(new.data))
+    assert all(a == b or names.get(b) == a for a, b in zip(_keys(old.data), _keys(new.data), strict=True))
+    twice = [sum(d.code == "duplicate-key" for d in check_bytes(text, "x")) for text in (raw, after)]
+    assert twice[1] <= twice[0]
+    assert fix_bytes(after) == (after, [])
+
+
+def _keys(data: Any) -> list[str]:
+    """Every key, in the order of the text."""
+    if isinstance(data, dict):
+        return [name for key, inner in data.items() for name in (key, *_keys(inner))]
+    return [name for inner in data for name in _keys(inner)] if isinstance(data, list) else []
+
+
+def _values(data: Any) -> Any:
+    """The same without its keys."""
+    if isinstance(data, dict | list):
+        return [_values(inner) for inner in (data.values() if isinstance(data, dict) else data)]
+    return data
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import openai
 import pytest
@@ -193,6 +194,20 @@ def test_every_sampling_field_reaches_the_engine(front: Front, engine: StandInEn
     encode = engine.tokenizer.encode
     assert set(sampling.bad_words) == {tuple(encode("cat").ids), tuple(encode(" cat").ids)}
     assert engine.submits[0].salt == "me"
+
+
+@pytest.mark.parametrize(("skip", "text"), [(None, "yesno"), (True, "yesno"), (False, "yes<|im_start|>no")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_control_tokens_are_text_where_that_is_asked_for(
+    front: Front, engine: StandInEngine, skip: bool | None, text: str, stream: bool
+) -> None:
+    engine.script.reply = "yes<|im_start|>no"
+    body = {"messages": MESSAGES, "skip_special_tokens": skip, "stream": stream}
+    answer = front.post("/v1/chat/completions", body)
+    if stream:
+        assert "".join(re.findall(r'"content":"(.*?)"', answer.text)) == text
+    else:
+        assert answer.json()["choices"][0]["message"]["content"] == text
 
 
 def test_defaults_without_fields(front: Front, engine: StandInEngine) -> None:

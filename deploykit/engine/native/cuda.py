@@ -5,6 +5,7 @@ The formulas are those of native/cuda (model/weights.cpp, model/transformer.cpp,
 
 from __future__ import annotations
 
+from deploykit.checkpoint.errors import CheckpointError
 from deploykit.checkpoint.facts import Facts
 from deploykit.engine.native.describe import describe
 from deploykit.engine.native.description import ModelDescription
@@ -43,6 +44,8 @@ def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int], dtype: 
         _check_weights(manifest(facts, model).weights)
     except UnsupportedError as error:
         return str(error)
+    except CheckpointError as error:
+        return "; ".join(part for part in (error.what, error.where, error.why) if part)
     return None
 
 

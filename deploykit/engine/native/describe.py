@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploykit.checkpoint.facts import Facts
+from deploykit.checkpoint.gguf_families import PAIRS, PLUS_ONE
 from deploykit.engine.native.config import Config
 from deploykit.engine.native.description import (
     AttentionSpec,
@@ -48,7 +49,7 @@ def describe(facts: Facts) -> ModelDescription:
     return ModelDescription(
         hidden=facts.hidden_size,
         vocab=facts.vocab_size,
-        norm=Norm(eps=config.number("rms_norm_eps", family.eps), weight_offset=family.norm_offset),
+        norm=Norm(eps=config.number("rms_norm_eps", family.eps), weight_offset=_norm_offset(facts, family)),
         ropes=ropes,
         layers=layers,
         embedding_multiplier=config.number("embedding_multiplier", 1.0) if family.granite else multiplier,
@@ -56,6 +57,11 @@ def describe(facts: Facts) -> ModelDescription:
         logits_softcap=_softcap(config, family, "final_logit_softcapping", facts),
         tied=_tied(config, family),
     )
+
+
+def _norm_offset(facts: Facts, family: Family) -> float:
+    """What is added to a norm's weights; some GGUF files bring it added already."""
+    return family.norm_offset - 1.0 if facts.stored_as(PLUS_ONE) else family.norm_offset
 
 
 # ---------------------------------------------------------------- layers
@@ -202,8 +208,8 @@ def _rotates(config: Config, family: Family, index: int) -> bool:
 
 def _ropes(config: Config, family: Family, kinds: list[str]) -> tuple[tuple[Rope, ...], dict[str, int]]:
     """The ropes, and which one each layer kind takes."""
-    # A GGUF of ggml's llama architecture keeps Q and K in the row order that rotates neighbouring pairs.
-    interleaved = family.interleaved_rope or config.facts.format == "gguf"
+    # Q and K of some GGUF files stand in the row order that rotates neighbouring pairs.
+    interleaved = family.interleaved_rope or config.facts.stored_as(PAIRS)
     found: dict[str, Rope] = {}
     for kind in dict.fromkeys(kinds):
         theta = {_FULL: 1e6, _SLIDING: 1e4}[kind] if family.rope_per_kind else family.theta

@@ -14,6 +14,7 @@ import msgspec
 
 from deploykit.checkpoint.errors import CheckpointError
 from deploykit.checkpoint.facts import Facts, TensorInfo
+from deploykit.checkpoint.gguf_families import PAIRS, PLUS_ONE
 from deploykit.engine.native.describe import family_of
 from deploykit.engine.native.description import AttentionSpec, LayerSpec, ModelDescription, QkNorm
 from deploykit.engine.native.errors import UnsupportedError
@@ -47,6 +48,8 @@ FORMATS = {"float32": WeightFormat.F32, "float16": WeightFormat.F16, "bfloat16":
     form.value: form for form in WeightFormat if form.value.startswith("q")
 }
 _PLAIN = (WeightFormat.F32, WeightFormat.F16, WeightFormat.BF16)
+# What describe.py makes up for: rows of Q and K in pairs, norms with their 1 added.
+_LAYOUTS = ("", PAIRS, PLUS_ONE)
 # Buffers that older checkpoints carry and that nothing needs.
 _BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.bias|masked_bias)")
 
@@ -219,6 +222,8 @@ class _Resolver:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise self.missing(name, need)
+        if tensor.layout not in _LAYOUTS:
+            raise UnsupportedError(f"{tensor.name} stored {tensor.layout} is not implemented")
         self.used.add(name)
         return tensor
 

@@ -25,7 +25,7 @@ def read_packing(facts: Facts) -> Packing | None:
         return None
     config = Config(facts).section("quantization_config")
     if config is None or facts.quant_method not in ("awq", "gptq"):
-        raise UnsupportedError(f"weights quantized with {facts.quant_method} are not implemented")
+        raise UnsupportedError(f"weights quantized with {facts.quantized} are not implemented")
     return _awq(config) if facts.quant_method == "awq" else _gptq(config)
 
 

@@ -24,7 +24,7 @@ _FULL_KINDS = frozenset({"full_attention", "sliding_attention", "attention"})
 def supported(facts: Facts) -> str | None:
     """Why this engine can't run the checkpoint; None where nothing in the facts speaks against it."""
     if facts.quant_method not in (None, "gguf"):
-        return f"weights quantized with {facts.quant_method} are not supported by the pytorch engine yet"
+        return f"weights quantized with {facts.quantized} are not supported by the pytorch engine yet"
     if not facts.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return f"{facts.architecture} is no text generation model"
     config = facts.config

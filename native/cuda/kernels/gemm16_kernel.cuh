@@ -72,7 +72,6 @@ struct Gemm16Cursor {
     if (++step_ == work.last) return enter();
     input = step_ * kGemm16Depth;
   }
-  __device__ __forceinline__ bool enters() const { return step_ == work.first; }
   __device__ __forceinline__ int left() const { return valid ? work.left() + work.last - step_ : 0; }
 
  private:
@@ -93,10 +92,9 @@ template <class S>
 __device__ __forceinline__ void gemm16_fetch_weights(const Gemm16Plan& plan, const Gemm16Block<S>& block,
                                                      const CUtensorMap* map) {
   Gemm16Barriers<S>& b = *block.barriers;
-  int stage = 0, paced = 0, filled = 0, tiles = 0;
+  int stage = 0, paced = 0, filled = 0;
   uint32_t parity = 1, paced_parity = 0;
   for (Gemm16Cursor<S> at(plan, block); at.valid; at.next()) {
-    if (at.enters()) ++tiles;
     barrier_wait(b.empty + stage, parity);
     if (plan.pace > 0 && filled++ >= plan.pace) {
       barrier_wait(b.weights + paced, paced_parity);
@@ -110,12 +108,6 @@ __device__ __forceinline__ void gemm16_fetch_weights(const Gemm16Plan& plan, con
     for (int i = 0; i < S::kStages; ++i) {
       barrier_wait(b.empty + stage, parity);
       if (++stage == S::kStages) stage = 0, parity ^= 1;
-    }
-    // The consumers were through the last tile's stages, so the phase of the tile before the last but one has ended;
-    // those of the last two may be open, and a wait by parity tells only neighbours apart: one after the other.
-    if (S::kSplit > 1) {
-      if (tiles > 1) barrier_wait(&b.parts_free, tiles & 1);
-      barrier_wait(&b.parts_free, (tiles & 1) ^ 1);
     }
   }
 }
@@ -210,7 +202,8 @@ __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16
   Gemm16Work work = block.work(plan);
   int stage = 0;
   uint32_t parity = 0;
-  for (int turn = 0; work.next(); ++turn) {
+  int turn = 0;
+  for (; work.next(); ++turn) {
     int before = 0;
     for (int step = work.first; step < work.last; ++step) {
       const uint32_t w = base + stage * S::kStageBytes + group * 8192;
@@ -243,6 +236,11 @@ __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16
     }
     finish_tile<T, S::kTokens, S::kChunk, S::kFinishWarps>(
         a, d, row0, token0, block.scratch + party / S::kSplit * S::kScratchBytes, 1 + party, residual);
+  }
+  // The block stays until the others have arrived at its barrier for the last time. These warps have waited for every
+  // phase before, so the parity names the last one; to anybody else it could be the last but two.
+  if constexpr (S::kSplit > 1) {
+    if (warp / S::kFinishWarps % S::kSplit != block.split_rank) barrier_wait(&b.parts_free, (turn - 1) & 1);
   }
 }
 #endif

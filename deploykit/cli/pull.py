@@ -1,0 +1,156 @@
+"""`deploykit pull`: the files of a model, fetched ahead of its first start."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploykit.errors import EXIT_OK
+
+if TYPE_CHECKING:
+    from deploykit.hub import Fetched, Preview
+
+
+def pull(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A recipe, or a hub id (owner/name).", show_default=False)
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Another value for a key of the recipe; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the source, the commit and the files; fetch nothing.")
+    ] = False,
+    allow_bin: Annotated[
+        bool,
+        typer.Option(
+            "--allow-bin",
+            help="Fetch .bin and .pth files too, for `deploykit convert`. They are pickles: never served as they are.",
+        ),
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no connection.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> int:
+    """Fetch a model's files into the cache, or show what would be fetched.
+
+    An interrupted pull goes on where it was left. Exit code 1: no source answered. 3: too little disk space.
+    """
+    from deploykit.deployment.sources import refs_of
+    from deploykit.deployment.target import open_target
+    from deploykit.fsutil import cache_dir
+
+    loaded = open_target(target, sets=set_ or ())
+    cache = cache_dir()
+    if dry_run:
+        from deploykit.hub import preview
+
+        refs = refs_of(loaded.recipe.model, allow_bin=allow_bin)
+        return _show(preview(refs, cache=cache, offline=offline), cache, json_)
+    from deploykit.cli._output import stage_display
+    from deploykit.deployment.sources import fetch_weights
+
+    display = stage_display()
+    with contextlib.closing(display):
+        fetched = fetch_weights(
+            loaded, cache=cache, offline=offline, report=display.report, allow_bin=allow_bin
+        )
+    _report(fetched, json_)
+    if allow_bin and not json_ and _holds_pickles(fetched):
+        print(f"next      deploykit convert {fetched.path} ./{loaded.name}")
+    return EXIT_OK
+
+
+def _holds_pickles(fetched: Fetched) -> bool:
+    """Whether there is something to convert: a repository may hold safetensors alone."""
+    path = Path(fetched.path)
+    return path.is_dir() and any(p.suffix in (".bin", ".pth", ".pt") for p in path.iterdir())
+
+
+def _report(fetched: Fetched, json_: bool) -> None:
+    from deploykit.hub.staging import folder_bytes
+
+    path = Path(fetched.path)
+    size = folder_bytes(path) if path.is_dir() else path.stat().st_size
+    if json_:
+        data = {"source": fetched.source, "revision": fetched.revision, "path": str(path), "bytes": size}
+        _print_json({**data, "failures": fetched.failures})
+        return
+    from deploykit.cli._output import safe
+    from deploykit.plan.text import format_bytes
+
+    print(f"source    {fetched.source}")
+    if fetched.revision is not None:
+        print(f"{'commit' if len(fetched.revision) == 40 else 'sha256':<9} {fetched.revision}")
+    print(f"size      {format_bytes(size)}")
+    print(f"path      {safe(str(path))}")
+
+
+def _show(found: Preview, cache: Path, json_: bool) -> int:
+    """What `--dry-run` tells; raises where the disk is too small, as the fetch would."""
+    from deploykit.hub.disk import free_bytes, require_space
+
+    files = found.resolved.files if found.resolved is not None else ()
+    total = found.resolved.size if found.resolved is not None else 0
+    missing = None if total is None else max(0, total - found.present)
+    if json_:
+        _print_json(
+            {
+                "source": found.source,
+                "revision": found.resolved.revision
+                if found.resolved
+                else found.found and found.found.revision,
+                "path": str(found.found.path) if found.found else None,
+                "files": files,
+                "bytes": total,
+                "present": found.present,
+                "missing": missing,
+                "free": free_bytes(cache),
+                "failures": found.failures,
+            }
+        )
+    else:
+        _print_preview(found, missing, free_bytes(cache))
+    if missing:
+        require_space(cache, missing, what=found.source)
+    return EXIT_OK
+
+
+def _print_preview(found: Preview, missing: int | None, free: int) -> None:
+    from deploykit.cli._output import safe
+    from deploykit.cli._tables import Printer
+    from deploykit.plan.text import format_bytes
+
+    out = Printer()
+    for failure in found.failures:
+        out.line(f"failed    {failure}")
+    out.line(f"source    {found.source}")
+    if found.found is not None:
+        print(f"path      {safe(str(found.found.path))}")  # whole, however narrow the terminal is
+        out.line("nothing to fetch: it is on the disk")
+        return
+    resolved = found.resolved
+    if resolved is None:
+        return
+    out.line(f"{'commit' if len(resolved.revision) == 40 else 'sha256':<9} {resolved.revision}")
+    out.heading("Files")
+    rows = [
+        (f.name, format_bytes(f.size) if f.size is not None else "?", (f.sha256 or f.git_sha1 or "")[:12])
+        for f in resolved.files
+    ]
+    out.table(rows, ("file", "size", "sum"), right=(1,))
+    out.line("")
+    if missing is None:
+        out.line(f"its size is known when the download starts; {format_bytes(free)} are free")
+    else:
+        kept = f", {format_bytes(found.present)} are there from an earlier try" if found.present else ""
+        out.line(f"{format_bytes(missing)} to fetch{kept}; {format_bytes(free)} are free")
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())

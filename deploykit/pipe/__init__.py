@@ -1,0 +1,1 @@
+"""The offline Python API: `from deploykit import pipeline`; import from its modules."""
