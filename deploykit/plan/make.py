@@ -64,6 +64,7 @@ def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
         choice.dtype_decision,
         *sizes.decisions,
         *_notes(recipe, facts, machine, device, found.threads),
+        *_never_run(choice.engine, device),
     ]
     if engine.backend != "auto" and inputs.runner is None:
         decisions[0] = None
@@ -127,3 +128,16 @@ def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threa
         )
         notes.append(Decision("engine.cache", "full sessions", note))
     return notes
+
+
+def _never_run(engine: str, device: Device) -> list[Decision]:
+    from deploykit.engine.native.cuda import RUN_ON
+
+    if engine != "native" or device.gpu is None or device.gpu.compute_capability in RUN_ON:
+        return []
+    major, minor = device.gpu.compute_capability
+    note = (
+        f"its kernels for compute capability {major}.{minor} were compiled and not run yet; "
+        "engine.backend: pytorch is the other choice"
+    )
+    return [Decision("engine.backend", "native", note)]

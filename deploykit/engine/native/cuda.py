@@ -17,6 +17,7 @@ from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
 GENERATIONS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))  # what the kernels are written for
+RUN_ON = ((9, 0),)  # where they were run; elsewhere they were compiled alone
 _BFLOAT16 = (8, 0)  # the first one that multiplies it
 DTYPES = ("bfloat16", "float16")
 _HEAD_DIMS = (64, 80, 96, 128, 256)
