@@ -15,7 +15,6 @@ namespace deploykit::cuda {
 
 // ------------------------------------------------------------------------------------------------------------- host
 bool dependent_launch();
-int32_t compute_capability();  // of the device: major * 10 + minor
 // What the code that runs was compiled for: the device's generation, or an older one whose PTX the driver translated.
 int32_t generation();
 
@@ -150,13 +149,6 @@ __device__ __forceinline__ void copy_async16(void* shared, const void* global, b
                : "memory");
 #else
   *static_cast<uint4*>(shared) = ok ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
-#endif
-}
-__device__ __forceinline__ void copy_async4(void* shared, const void* global) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
-#else
-  *static_cast<uint32_t*>(shared) = *static_cast<const uint32_t*>(global);
 #endif
 }
 __device__ __forceinline__ void copy_commit() {

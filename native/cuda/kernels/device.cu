@@ -34,12 +34,6 @@ int32_t generation() {
   return value;
 }
 
-int32_t compute_capability() {
-  static const int32_t value =
-      attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
-  return value;
-}
-
 int32_t multiprocessors() {
   static const int32_t count = attribute(cudaDevAttrMultiProcessorCount);
   return count;

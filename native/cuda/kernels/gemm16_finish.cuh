@@ -64,7 +64,7 @@ struct ResidualAhead {
 };
 
 // Rows row0 .. row0 + 16 * kWarps - 1 and tokens token0 .. of the sums of kWarps (2 or 4) neighbouring warps
-// (TileProduct's order), the first warp's number a multiple of kWarps. `scratch`: kChunk * kFinishRowBytes<kWarps> of
+// (wgmma's order), the first warp's number a multiple of kWarps. `scratch`: kChunk * kFinishRowBytes<kWarps> of
 // shared memory of theirs; `barrier`: a named barrier of theirs; `residual`: that of the first kChunk tokens.
 template <class T, int kTokens, int kChunk, int kWarps>
 __device__ __forceinline__ void finish_tile(const LinearArgs& a, float (&d)[kTokens / 2], int64_t row0, int token0,

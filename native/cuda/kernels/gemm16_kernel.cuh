@@ -10,7 +10,7 @@
 
 #include "cuda/kernels/gemm16_finish.cuh"
 #include "cuda/kernels/gemm16_sync.cuh"
-#include "cuda/kernels/wgmma_tiles.cuh"
+#include "cuda/kernels/wgmma.cuh"
 
 namespace deploykit::cuda {
 namespace {
@@ -213,7 +213,7 @@ __device__ __forceinline__ void gemm16_consume(const LinearArgs& a, const Gemm16
       wgmma_fence();
 #pragma unroll
       for (int i = 0; i < kGemm16Depth / 16; ++i) {
-        TileProduct<T, S::kTokens>::run(d, matrix_descriptor(w + i * 32, 16, 1024),
+        wgmma_shared<T, S::kTokens>(d, matrix_descriptor(w + i * 32, 16, 1024),
                                         matrix_descriptor(x + i * 32, 16, 1024), step > work.first || i > 0);
       }
       wgmma_commit();

@@ -13,7 +13,7 @@ __device__ __forceinline__ uint32_t address_at(uint32_t address, uint32_t rank) 
   return there;
 }
 // Arrive at a barrier of block `rank`. What was read before has been used, so this needs no fence over the cluster,
-// which would cost a round trip to L2 (barrier_arrive_at() has one).
+// which would cost a round trip to L2.
 __device__ __forceinline__ void release_at(uint64_t* barrier, uint32_t rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_at(shared_address(barrier), rank))
                : "memory");

@@ -7,28 +7,6 @@
 namespace deploykit::cuda {
 
 #ifdef DEPLOYKIT_WGMMA
-#define DK_SUMS4(i) "+f"(d[(i)]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
-#define DK_SUMS16(i) DK_SUMS4(i), DK_SUMS4((i) + 4), DK_SUMS4((i) + 8), DK_SUMS4((i) + 12)
-#define DK_ROWS_128(TYPE, NAME)                                                                                       \
-  template <>                                                                                                        \
-  __device__ __forceinline__ void wgmma_rows<TYPE, 128>(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool add) { \
-    asm volatile(                                                                                                    \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                                   \
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME                                                 \
-        " {"                                                                                                         \
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                     \
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                           \
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                           \
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"                             \
-        "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}\n"                                                              \
-        : DK_SUMS16(0), DK_SUMS16(16), DK_SUMS16(32), DK_SUMS16(48)                                                  \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));                           \
-  }
-DK_ROWS_128(__half, "f16")
-DK_ROWS_128(__nv_bfloat16, "bf16")
-#undef DK_ROWS_128
-#undef DK_SUMS16
-#undef DK_SUMS4
 
 template <class T>
 __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
