@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -33,7 +34,7 @@ T = TypeVar("T")
 LISTING_TRIES = 3  # of a hub that is busy; one that can't be reached is given up at once
 
 
-class RepoSource:
+class RepoSource(ABC):
     """A hub's own part: `resolve`, `connect`, `url_of` and the words of its errors."""
 
     hub: str  # folder of the cache, and of locks and staging
@@ -80,14 +81,14 @@ class RepoSource:
 
     # ---- the hub
 
-    def resolve(self) -> Resolved:
-        raise NotImplementedError
+    @abstractmethod
+    def resolve(self) -> Resolved: ...
 
-    def connect(self) -> Client:
-        raise NotImplementedError
+    @abstractmethod
+    def connect(self) -> Client: ...
 
-    def url_of(self, file: PinnedFile, revision: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def url_of(self, file: PinnedFile, revision: str) -> str: ...
 
     def explain(self, problem: Problem, what: str) -> DeploykitError:
         return http.explain(problem, what=what, where=str(self.ref), token=self.token, mirror=self.mirror)

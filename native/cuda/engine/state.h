@@ -69,9 +69,6 @@ struct TokenWrite {
 
 // The message of one step, in this order in one buffer; counts say how much of each there is.
 struct StepHeader {
-  int32_t num_slices;   // real ones
-  int32_t padded;       // slices up to the bucket
-  int32_t num_tokens;
   int32_t num_admits, num_block_writes, num_token_writes;
   int32_t admits_at, block_writes_at, token_writes_at, tokens_at;  // byte offsets into the message
 };

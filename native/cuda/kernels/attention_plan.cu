@@ -11,7 +11,7 @@ constexpr int kClasses = 8;
 struct PlanArgs {
   const int32_t* row;
   const int32_t* index;
-  int32_t n, wanted, least, capacity;
+  int32_t n, wanted, least;  // wanted: parts over all rows; least: tokens of one
   int32_t* plan;
 };
 
@@ -84,8 +84,7 @@ void attention_plan(int32_t n, int32_t heads, int32_t kv_heads, const int32_t* r
   require(n >= 1 && n <= 65535, "attention_plan", "1 <= n <= 65535");
   PlanArgs a = {};
   a.row = row, a.index = index, a.n = n, a.plan = plan;
-  a.capacity = attention_plan_units(n, heads, kv_heads);
-  a.wanted = a.capacity - n;
+  a.wanted = attention_plan_units(n, heads, kv_heads) - n;
   // Merging costs more than it saves where a whole row is short and blocks are many.
   const int64_t blocks = int64_t{n} * kv_heads * decode_head_groups(heads, kv_heads);
   a.least = 2 * blocks >= multiprocessors() ? 256 : 64;
