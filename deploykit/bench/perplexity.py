@@ -20,6 +20,9 @@ from deploykit.plan.types import Plan
 BUILTIN = "builtin"
 _TEXT = Path(__file__).with_name("reference_text.txt")
 LEAST = 2  # tokens of which the second can be predicted
+# Tokens of one step. An engine may attend to a step's own tokens before they are quantized, and short steps read nearly
+# every key and value out of the KV memory, as decoding does.
+STEP = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,11 @@ def measure(
 
 
 def _row(variant: Variant, windows: Sequence[list[int]]) -> PerplexityRow:
-    plan = variant.plan
+    plan = msgspec.structs.replace(
+        variant.plan,
+        max_prefill_tokens=min(STEP, variant.plan.max_prefill_tokens),
+        max_batch_size=min(STEP, variant.plan.max_batch_size),
+    )
     with EngineRun(plan) as engine:
         engine.load()
         logprobs = [value for part in windows for value in engine.score(part)]

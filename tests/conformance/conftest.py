@@ -150,6 +150,7 @@ BIT_FOR_BIT = {
     "test_a_row_joins_while_a_step_is_in_flight",
     "test_all_rows_prefill_and_decode_in_one_step",
     "test_chunks_do_not_matter",
+    "test_iterations_in_one_step",
     "test_logprobs_after_a_preemption",
     "test_masks_decide_for_deferred_rows_alone",
     "test_preempted_and_back_in_the_same_row_within_one_step",

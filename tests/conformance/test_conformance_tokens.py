@@ -207,6 +207,29 @@ def test_iterations_in_one_step(driver: Driver, params: SamplingParams, iteratio
         assert seq.finish == Finish.LENGTH
 
 
+@both
+def test_iterations_equal_as_many_steps(driver: Driver, params: SamplingParams) -> None:
+    """The same rows side by side, six iterations a step or one: a row that ends within them holds nobody up."""
+
+    def outputs(iterations: int) -> list[list[int]]:
+        lengths = ((9, 4), (4, 13), (13, 13), (6, 13))  # (prompt, answer): one row ends early, three together
+        seqs = [Seq(driver.prompt(n), params, max_tokens=m, seed=n) for n, m in lengths]
+        for row, seq in enumerate(seqs):
+            driver.admit(seq, row)
+        driver.step([(seq, len(seq.prompt)) for seq in seqs])
+        steps = 1
+        while running := [seq for seq in seqs if not seq.ended]:
+            driver.step([(seq, seq.pending) for seq in running], iterations=iterations)
+            steps += 1
+        assert steps == 1 + 12 // iterations
+        for seq in seqs:
+            assert seq.finish == Finish.LENGTH
+            driver.release(seq)
+        return [seq.outputs for seq in seqs]
+
+    assert outputs(6) == outputs(1)
+
+
 def test_iterations_stop_at_a_stop_token(driver: Driver) -> None:
     prompt = driver.prompt(9)
     free = driver.alone(Seq(prompt, max_tokens=12))

@@ -69,6 +69,7 @@ class CudaEngine : public Engine {
   void select(const Step& step, Slot& slot);
   void send(Slot& slot, const std::vector<int32_t>& inputs);
   void send_inputs(const std::vector<int32_t>& inputs, int32_t* pinned);
+  int64_t room_of(const MirrorRow& row, int32_t start) const;
   void go_on(Slot& slot, std::vector<int32_t> inputs, int32_t iterations);
   void run_decode(Slot& slot, int32_t bucket);
   void arrange(Slot& slot);

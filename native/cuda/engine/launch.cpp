@@ -2,6 +2,7 @@
 // forward of prompts and decodes together.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "cuda/engine/cuda_engine.h"
 #include "cuda/engine/step_kernels.h"
@@ -143,8 +144,9 @@ void CudaEngine::launch(const Step& step) {
     cu[slice.place] = tokens;
     tokens += slice.count;
     const MirrorRow& row = mirror_.row(slice.row);
-    room = std::min(room, static_cast<int64_t>(row.blocks.size()) * options_.block_len - slice.start);
+    room = std::min(room, room_of(row, slice.start));
     decode = decode && slice.count == 1 && !(slice.flags & (kWantPool | kWantPromptLogprobs | kWantScore)) &&
+             (slice.flags & kWantSample || slot.iterations == 1) &&
              (row.spans.empty() || slice.start >= row.prompt_len);
   }
   for (int32_t i = slot.computed; i <= max_slices_; ++i) cu[i] = tokens;
@@ -171,6 +173,13 @@ void CudaEngine::launch(const Step& step) {
   ++launched_;
 }
 
+// Iterations that a row has blocks for, the first at position `start`. A row that reaches its limit within its blocks
+// holds nobody up: the device leaves it alone from then on.
+int64_t CudaEngine::room_of(const MirrorRow& row, int32_t start) const {
+  const int64_t held = static_cast<int64_t>(row.blocks.size()) * options_.block_len - start;
+  return held < row.limit - row.known ? held : std::numeric_limits<int64_t>::max();
+}
+
 void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
   const bool greedy = all_greedy(slot);
   for (int32_t iteration = 0; iteration < slot.iterations; ++iteration) {
@@ -180,7 +189,7 @@ void CudaEngine::run_decode(Slot& slot, int32_t bucket) {
   for (Slice& slice : slot.slices) {
     if (slice.place < 0) continue;
     MirrorRow& row = mirror_.row(slice.row);
-    row.computed += slot.iterations;
+    row.computed = std::min(row.computed + slot.iterations, row.limit);
     if (slice.flags & kWantSample) row.known = std::min(row.known + slot.iterations, row.limit);
   }
 }
@@ -244,7 +253,7 @@ void CudaEngine::go_on(Slot& slot, std::vector<int32_t> inputs, int32_t iteratio
   const auto goes_on = [this](const Slice& slice) {
     return slice.place >= 0 && (slice.flags & kWantSample) && !slice.pending && slice.failure_code.empty();
   };
-  int64_t room = iterations;
+  int64_t more = iterations - 1;
   bool any = false;
   std::fill(inputs.begin() + max_slices_, inputs.begin() + 2 * max_slices_, 1);
   std::fill(inputs.begin() + 3 * max_slices_, inputs.end(), 0);
@@ -254,12 +263,11 @@ void CudaEngine::go_on(Slot& slot, std::vector<int32_t> inputs, int32_t iteratio
       inputs[static_cast<size_t>(slice.place)] = rows_.dummy;
       continue;
     }
-    const MirrorRow& row = mirror_.row(slice.row);
     any = true;
-    room = std::min(room, 1 + static_cast<int64_t>(row.blocks.size()) * options_.block_len - slice.start - slice.count);
+    more = std::min(more, room_of(mirror_.row(slice.row), slice.start + slice.count));
   }
-  if (!any || room <= 1) return;
-  slot.iterations = static_cast<int32_t>(room);
+  if (!any || more < 1) return;
+  slot.iterations = 1 + static_cast<int32_t>(more);
   send_inputs(inputs, slot.inputs.get() + inputs.size());
   Graph& graph = graphs_[all_greedy(slot) ? 1 : 0].at(bucket_of(slot.computed));
   for (int32_t iteration = 1; iteration < slot.iterations; ++iteration) {
@@ -269,7 +277,7 @@ void CudaEngine::go_on(Slot& slot, std::vector<int32_t> inputs, int32_t iteratio
   for (Slice& slice : slot.slices) {
     if (!goes_on(slice)) continue;
     MirrorRow& row = mirror_.row(slice.row);
-    row.computed += slot.iterations - 1;
+    row.computed = std::min(row.computed + slot.iterations - 1, row.limit);
     row.known = std::min(row.known + slot.iterations - 1, row.limit);
   }
 }

@@ -84,10 +84,12 @@ __global__ void prepare_single(StepArrays step, Rows rows, int32_t slices) {
   const int32_t slice = blockIdx.x * blockDim.x + threadIdx.x;
   if (slice >= slices) return;
   const int32_t row = step.rows[slice];
-  const int32_t start = row == rows.dummy ? 0 : rows.computed[row];
+  // A row that ended in an earlier iteration has no block for a further token.
+  const bool idle = row == rows.dummy || rows.finished[row] != 0;
+  const int32_t start = idle ? 0 : rows.computed[row];
   step.token_ids[slice] = rows.tokens[static_cast<int64_t>(row) * rows.session_stride + start];
   step.positions[slice] = start;
-  step.token_rows[slice] = row == rows.dummy ? -1 : row;
+  step.token_rows[slice] = idle ? -1 : row;
   step.starts[slice] = start;
   step.seq_lens[slice] = start + 1;
   step.last[slice] = slice;
