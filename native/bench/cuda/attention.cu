@@ -86,17 +86,18 @@ __global__ void read_back(KvArgs kv, KvType type, int heads, int D, const int32_
   const bool value = unit >= kv_heads;
   const char* part = kv_part(kv, row[t], unit % kv_heads, index[t]);
   const int place = index[t] % kv.block_len;
-  const bool plain = type == KvType::f16 || type == KvType::bf16;
+  const bool plain = type == KvType::f16 || type == KvType::bf16, fp8 = type == KvType::fp8;
   double scale = 0;
-  if (!plain)
+  if (!plain && !fp8)
     scale = __half2float(
         *reinterpret_cast<const __half*>(part + (value ? kv.v_params_offset : kv.k_params_offset) + place * 4));
   double worst = 0;
   for (int d = 0; d < D; ++d) {
     const double x = truth[(t * (heads + 2 * kv_heads) + heads + unit) * D + d];
     const double got = cache_value(kv, type, part, place, d, value, false);
-    const double allowed =
-        plain ? fabs(x) / (type == KvType::f16 ? 1900 : 240) + 1e-5 : 0.51 * scale + 3e-3 * fabs(x) + 2e-3;
+    const double allowed = plain ? fabs(x) / (type == KvType::f16 ? 1900 : 240) + 1e-5
+                           : fp8 ? fabs(x) / 15 + 1.5e-3  // 3 bits of mantissa; 2^-9 is the least number
+                                 : 0.51 * scale + 3e-3 * fabs(x) + 2e-3;
     const double ratio = fabs(got - x) / allowed;
     worst = !(ratio <= 1e30) ? 1e30 : fmax(worst, ratio);
   }
@@ -252,7 +253,7 @@ void check_rotating_decode(KvType type, int D, int heads, int kv_heads, int bloc
 template <class T>
 void checks(bool small) {
   const KvType plain = dtype_of<T>() == DType::bf16 ? KvType::bf16 : KvType::f16;
-  for (KvType type : {plain, KvType::int8, KvType::k8v4, KvType::int4}) {
+  for (KvType type : {plain, KvType::int8, KvType::k8v4, KvType::int4, KvType::fp8}) {
     for (int D : {64, 80, 96, 128, 256}) {
       if (small && D != 80 && D != 128) continue;
       check_decode<T>(type, D, 8, 2, D == 80 ? 16 : 64, 0, 0.0f, false, D == 96 ? 1 : 7);
@@ -350,7 +351,7 @@ void time_rotating(KvType type, int n, int context) {
 }
 
 void times() {
-  for (KvType type : {KvType::bf16, KvType::int8, KvType::k8v4, KvType::int4}) {
+  for (KvType type : {KvType::bf16, KvType::int8, KvType::k8v4, KvType::int4, KvType::fp8}) {
     for (auto [n, context] : {std::pair<int, int>{1, 256},
                               {1, 4096},
                               {4, 256},
@@ -362,7 +363,7 @@ void times() {
       time_rotating(type, n, context);
     }
   }
-  for (KvType type : {KvType::bf16, KvType::int8, KvType::k8v4, KvType::int4}) {
+  for (KvType type : {KvType::bf16, KvType::int8, KvType::k8v4, KvType::int4, KvType::fp8}) {
     for (auto [n, context] :
          {std::pair<int, int>{1, 256}, {1, 4096}, {1, 32768}, {16, 256}, {64, 256}, {64, 1024}, {256, 330}, {256, 400}}) {
       time_decode(type, n, context);

@@ -18,6 +18,7 @@ static __device__ double cache_value(const KvArgs& kv, KvType type, const char* 
       part + (value ? kv.v_offset + static_cast<int64_t>(place) * kv.v_row : static_cast<int64_t>(place) * kv.k_row);
   if (type == KvType::f16) return __half2float(reinterpret_cast<const __half*>(row)[d]);
   if (type == KvType::bf16) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(row)[d]);
+  if (type == KvType::fp8) return float(reinterpret_cast<const __nv_fp8_e4m3*>(row)[d]);
   const __half* param =
       reinterpret_cast<const __half*>(part + (value ? kv.v_params_offset : kv.k_params_offset) + place * 4);
   const bool four = type == KvType::int4 || (type == KvType::k8v4 && value);
@@ -43,6 +44,11 @@ static __global__ void fill_cache(KvArgs kv, KvType type, int D, const int32_t* 
           reinterpret_cast<__half*>(p)[d] = __float2half(x);
         else
           reinterpret_cast<__nv_bfloat16*>(p)[d] = __float2bfloat16(x);
+      }
+    } else if (type == KvType::fp8) {
+      for (int d = threadIdx.x; d < D; d += 32) {
+        const float x = (uniform01(seed, base + value * 512 + d) - 0.5f) * 4.0f + (value ? 0.5f : 0.0f);
+        reinterpret_cast<__nv_fp8_e4m3*>(p)[d] = __nv_fp8_e4m3(x);
       }
     } else {
       for (int d = threadIdx.x; d < bytes; d += 32) p[d] = static_cast<char>(mix(seed + base + value * 512 + d));
@@ -111,6 +117,8 @@ inline const char* type_name(KvType t) {
       return "int8";
     case KvType::k8v4:
       return "k8v4";
+    case KvType::fp8:
+      return "fp8";
     default:
       return "int4";
   }

@@ -1,103 +1,10 @@
 // 4-bit products: checks of every kernel against float64, then times beside dequantization and cuBLASLt.
 // Usage: w4 [check|time|tune|all]
-#include <chrono>
-#include <ctime>
-#include <thread>
-
-#include <unistd.h>
-
 #include "linear_reference.cuh"
+#include "w4_random.cuh"
 #include "cuda/kernels/gemm_lt.h"
 
-namespace deploykit::cuda {  // internal: the kernels behind the door
-void w4_gemv_variant(int variant, const LinearCall& call, const W4Weight& w, cudaStream_t stream);
-void w4_mma_variant(int variant, const LinearCall& call, const W4Weight& w, cudaStream_t stream);
-void w4_wgmma_variant(int variant, const LinearCall& call, const W4Weight& w, cudaStream_t stream);
-}  // namespace deploykit::cuda
-
-using namespace bench;
-
 namespace {
-
-cudaStream_t stream;
-
-// Wait for the stream, but not for ever: a kernel whose barriers don't match must not hold the device.
-void finish(const char* what) {
-  const auto start = std::chrono::steady_clock::now();
-  for (;;) {
-    const cudaError_t status = cudaStreamQuery(stream);
-    if (status == cudaSuccess) return;
-    if (status != cudaErrorNotReady) {
-      std::printf("%s: %s\n", what, cudaGetErrorString(status));
-      std::fflush(stdout);
-      _exit(2);
-    }
-    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(4)) {
-      std::printf("%s: doesn't end\n", what);
-      std::fflush(stdout);
-      _exit(3);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
-  }
-}
-
-// The value of a checkpoint's tensor at (row, column), straight from the format's definition.
-__global__ void reference_unpack(bool gptq, const uint32_t* qweight, const uint32_t* qzeros, const __half* scales,
-                                 int64_t rows, int64_t k, int group, int zero_offset, float* out, int64_t step,
-                                 int64_t half, int64_t row_offset) {
-  const int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < rows * k; i += gridDim.x * 256ll) {
-    const int64_t row = i / k, column = i % k, g = column / group;
-    int nibble = 0;
-    for (int j = 0; j < 8; ++j) {
-      if (order[j] == row % 8) nibble = j;
-    }
-    uint32_t q, z;
-    if (gptq) {
-      q = (qweight[(column / 8) * rows + row] >> (4 * (column % 8))) & 15;
-      z = (qzeros[g * (rows / 8) + row / 8] >> (4 * (row % 8))) & 15;
-    } else {
-      q = (qweight[column * (rows / 8) + row / 8] >> (4 * nibble)) & 15;
-      z = (qzeros[g * (rows / 8) + row / 8] >> (4 * nibble)) & 15;
-    }
-    const int64_t out_row = step == 1 ? row_offset + row : row / 8 * 16 + half * 8 + row % 8;
-    out[out_row * k + column] =
-        (static_cast<int>(q) - static_cast<int>(z) - zero_offset) * __half2float(scales[g * rows + row]);
-  }
-}
-// A random 4-bit checkpoint tensor, repacked; the matrix it stands for in `values`.
-struct W4Random {
-  Buffer<char> data, params;
-  Buffer<float> values;
-  W4Weight w;
-  W4Random(int64_t n, int64_t k, int group, bool gptq, bool gated)
-      : data(w4_data_bytes(n, k)), params(w4_param_bytes(n, k, group)), values(n * k) {
-    w = {data.data, reinterpret_cast<uint32_t*>(params.data), n, k, group};
-    const int64_t rows = gated ? n / 2 : n;
-    for (int half = 0; half < (gated ? 2 : 1); ++half) {
-      Buffer<char> qweight(rows * k / 2), qzeros(k / group * rows / 2), scales(k / group * rows * 2);
-      bits(qweight, qweight.count);
-      bits(qzeros, qzeros.count);
-      uniform(reinterpret_cast<__half*>(scales.data), k / group * rows, 0.005f, 0.02f);
-      CU(cudaDeviceSynchronize());
-      CU(cudaMemset2D(scales.data, 58, 0, 2, scales.count / 58));  // some groups have weights of zero
-      W4Source s;
-      s.format = gptq ? WeightFormat::gptq : WeightFormat::awq;
-      s.qweight = reinterpret_cast<int32_t*>(qweight.data);
-      s.qzeros = reinterpret_cast<int32_t*>(qzeros.data);
-      s.scales = scales.data;
-      s.rows = rows;
-      s.zero_offset = gptq ? 1 : 0;
-      w4_repack(s, w, 0, gated ? (half == 0 ? RowMap::gate : RowMap::up) : RowMap::plain, stream);
-      CU(cudaStreamSynchronize(stream));
-      reference_unpack<<<1024, 256>>>(gptq, reinterpret_cast<uint32_t*>(qweight.data),
-                                      reinterpret_cast<uint32_t*>(qzeros.data), reinterpret_cast<__half*>(scales.data),
-                                      rows, k, group, s.zero_offset, values, gated ? 2 : 1, half, 0);
-      CU(cudaDeviceSynchronize());
-    }
-  }
-};
-
 
 enum class Tier { gemv, mma, wgmma, door };
 
@@ -244,12 +151,37 @@ void checks() {
   }
 }
 
+template <class T>
+void prompt_checks() {
+  const Epilogue epilogues[3] = {Epilogue::none, Epilogue::residual, Epilogue::gated};
+  int turn = 0;
+  const int v = 48;
+  check<T>({Tier::wgmma, v, 256, 128, 128, 128, Epilogue::none, false, true});
+  check<T>({Tier::wgmma, v, 256, 128, 128, 128});
+  check<T>({Tier::wgmma, v, 128, 256, 70, 128, Epilogue::none, true});
+  check<T>({Tier::wgmma, v, 256, 64, 256, 64});
+  check<T>({Tier::wgmma, v, 256, 192, 256, 32});
+  for (int m : {65, 127, 128, 129, 191, 255, 256, 257, 300, 511, 513, 777}) {
+    for (int n : {16, 272, 1040}) {
+      for (int group : {128, 64, 32}) {
+        const Epilogue e = epilogues[turn % 3];
+        const bool f32 = e == Epilogue::none && turn % 2 == 0;
+        const int k = group == 128 ? 128 * (1 + turn % 9) : 64 * (1 + turn % 11);
+        check<T>({Tier::wgmma, v, n, k, m, group, e, turn % 4 < 2, f32, false, turn % 5 == 0,
+                  turn % 7 == 2 ? Activation::gelu : Activation::silu});
+        turn += group == 128 ? 2 : 1;
+      }
+    }
+  }
+  for (int group : {128, 64, 32}) {
+    check<T>({Tier::wgmma, v, 9232, 512, 1300, group, Epilogue::gated, true});  // several tiles a block
+    check<T>({Tier::wgmma, v, 9232, 640, 700, group, Epilogue::residual, true});
+    check<T>({Tier::wgmma, v, 9232, 128, 1500, group, Epilogue::none, false, true});
+    check<T>({Tier::wgmma, v, 4096, 4096, 1000, group, Epilogue::residual});
+  }
+}
+
 // ----------------------------------------------------------------------------------------------------------- times
-struct Size {
-  const char* name;
-  int64_t n, k;
-};
-const Size kSizes[] = {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}};
 using T16 = __nv_bfloat16;
 
 // Four-bit weights of one size in several copies, so that none stays in L2; a call as the model makes it.
@@ -303,7 +235,7 @@ void tune() {
     }
     for (int m : {16, 32, 64, 128, 256, 512, 2048, 8192}) {
       std::printf("  m %4d: auto %.1f", m, wgmma(m, 0));
-      if (m > 64) std::printf(" | 256 rows %.1f | 128 rows", wgmma(m, 16));
+      if (m > 64) std::printf(" | 128 x 256 %.1f | 256 rows %.1f | 128 rows", wgmma(m, 48), wgmma(m, 16));
       for (int split = 1; split <= 8 && (split == 1 || (s.n < 20000 && m <= 512)); ++split) {
         std::printf(" %d:%.1f", split, wgmma(m, (m > 64 ? 32 : 0) + split));
       }
@@ -365,6 +297,8 @@ int main(int argc, char** argv) {
     if (mode == "check" || mode == "all") {
       checks<__nv_bfloat16>();
       checks<__half>();
+      prompt_checks<__nv_bfloat16>();
+      prompt_checks<__half>();
       std::printf("%d failures\n", failures());
     }
     if (mode == "tune" || mode == "all") tune();

@@ -40,6 +40,8 @@ void decode(const AttentionCall& call, const KvView& kv, int32_t n, const int32_
       return (rope ? rope_decode_int8 : attention_decode_int8)(a, args, kv.head_dim, n, stream);
     case KvType::k8v4:
       return (rope ? rope_decode_k8v4 : attention_decode_k8v4)(a, args, kv.head_dim, n, stream);
+    case KvType::fp8:
+      return (rope ? rope_decode_fp8 : attention_decode_fp8)(a, args, kv.head_dim, n, stream);
     case KvType::int4:
       return (rope ? rope_decode_int4 : attention_decode_int4)(a, args, kv.head_dim, n, stream);
     default:
@@ -51,8 +53,7 @@ void decode(const AttentionCall& call, const KvView& kv, int32_t n, const int32_
 
 int64_t kv_head_bytes(KvType type, int32_t block_len, int32_t head_dim) {
   const int64_t rows = kv_row_bytes(type, false, head_dim) + kv_row_bytes(type, true, head_dim);
-  const bool quantized = type != KvType::f16 && type != KvType::bf16;
-  return block_len * (rows + (quantized ? 8 : 0));
+  return block_len * (rows + (has_params(type) ? 8 : 0));
 }
 
 int32_t attention_decode_splits(int32_t n, int32_t heads, int32_t kv_heads, int64_t max_len) {

@@ -25,15 +25,19 @@ inline int32_t kv_row_bytes(KvType type, bool value, int32_t head_dim) {
     case KvType::bf16:
       return head_dim * 2;
     case KvType::int8:
+    case KvType::fp8:
       return head_dim;
     case KvType::k8v4:
       return value ? head_dim / 2 : head_dim;
     case KvType::int4:
       return head_dim / 2;
     default:
-      throw Error("unsupported", "KV memory on CUDA is f16, bf16, int8, k8v4 or int4");
+      throw Error("unsupported", "KV memory on CUDA is f16, bf16, int8, k8v4, int4 or fp8");
   }
 }
+
+// Whether each token has a scale and a zero for K and for V.
+inline bool has_params(KvType type) { return type == KvType::int8 || type == KvType::k8v4 || type == KvType::int4; }
 
 inline KvArgs kv_args(const char* name, const KvView& kv) {
   require(kv.block_len >= 16 && kv.block_len % 16 == 0, name, "block_len % 16 == 0");
@@ -109,6 +113,11 @@ __device__ __forceinline__ uint32_t transpose8(uint32_t x) {
   uint32_t y;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
+}
+// Two e4m3 numbers, the low 16 bits of x, in f16: exact.
+__device__ __forceinline__ uint32_t from_fp8(uint32_t x) {
+  const __half2_raw v = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(x), __NV_E4M3);
+  return v.x | static_cast<uint32_t>(v.y) << 16;
 }
 __device__ __forceinline__ float2 kv_param(uint32_t p) {  // scale, zero
   return __half22float2(*reinterpret_cast<const __half2*>(&p));

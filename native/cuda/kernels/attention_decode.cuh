@@ -5,7 +5,7 @@
 // and O^T [16 dims, 8 heads] += V^T P^T. Which lane holds which dims is free as long as both sides agree (dims are
 // summed in the first product and named in the second), so lanes take consecutive bytes of K's and V's rows; P^T is
 // S^T's accumulators through an 8 x 8 transpose. Quantized bytes become 1024 + u in f16 by byte permutes; scales and
-// zeros act on float32 scores (K) and on the probabilities (V). Splits' results are merged by the block that comes
+// zeros act on float32 scores (K) and on the probabilities (V). e4m3 numbers become f16 as they are. Splits' results are merged by the block that comes
 // last, in ascending order. Where it rotates (RopeCall), a block turns its queries and the row's own token itself; that
 // token goes into the KV memory and, through shared memory, straight into the operands.
 #pragma once
@@ -18,17 +18,19 @@ void attention_decode_16(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim
 void attention_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_k8v4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void attention_decode_int4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void attention_decode_fp8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void rope_decode_16(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void rope_decode_int8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void rope_decode_k8v4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 void rope_decode_int4(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
+void rope_decode_fp8(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream);
 
 #ifdef __CUDACC__
 namespace {
 
 // T: what the products are computed in: the activations' type for a 16-bit cache, else f16.
 // kBlocks: of a multiprocessor.
-template <class T, int kKeyBits, int kValueBits, int D, bool kRotate, int kBlocks>
+template <class T, int kKeyBits, int kValueBits, int D, bool kRotate, int kBlocks, bool kFp8>
 __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     decode_kernel(const __grid_constant__ DecodeArgs a, const KvArgs kv) {
   using K = Pieces<kKeyBits, D, 4>;
@@ -37,6 +39,8 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
   constexpr int kLaneValues = V::kRounds * V::kElements;  // V elements of a token a lane holds
   constexpr int kTiles = kLaneValues / 2;                 // mma over V's dims: 2 elements a lane each
   using R = Results<kValueBits, D>;
+  // Whether an element is a number of a scale, not a value by itself.
+  constexpr bool kKeyCodes = kKeyBits != 16 && !kFp8, kValueCodes = kValueBits != 16 && !kFp8;
   extern __shared__ __align__(16) float shared[];
   __shared__ Newest<kRotate ? D : 0> newest;
   constexpr int kKeyRow = D * kKeyBits / 8, kValueRow = D * kValueBits / 8;
@@ -102,7 +106,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
                               K::kWhole || t + 4 * c < K::kPieces);
       }
     }
-    if (kKeyBits != 16) {
+    if (kKeyCodes) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const char* p = part + (spot * 4 + key_param_lane) + 32 * h;
@@ -117,13 +121,13 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int token = j % 2 + j / 2 * 8;
-        // 16-bit values behind the row's end may be NaN; quantized ones are numbers whatever they hold.
+        // Values behind the row's end may be NaN; numbers of a scale never are.
         load_piece<V::kBytes>(value[c][j], from + token * kValueRow + 8 * c * V::kBytes,
                               (V::kWhole || r + 8 * c < V::kPieces) &&
-                                  (kValueBits != 16 || tile + 2 * t + token < (kRotate ? length - 1 : length)));
+                                  (kValueCodes || tile + 2 * t + token < (kRotate ? length - 1 : length)));
       }
     }
-    if (kValueBits != 16) {
+    if (kValueCodes) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const char* p = part + (spot * 4 + value_param_lane) + 32 * h;
@@ -161,8 +165,8 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         if (r + 8 * h != here) continue;
-        if (kKeyBits != 16) key_param[h] = newest.param[0];
-        if (kValueBits != 16) value_param[h] = newest.param[1];
+        if (kKeyCodes) key_param[h] = newest.param[0];
+        if (kValueCodes) value_param[h] = newest.param[1];
       }
     }
   };
@@ -185,10 +189,10 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     allow_next_grid();
     float* buffer = shared + D + warp * D;
     if (kKeyBits == 16 ? std::is_same<T, __nv_bfloat16>::value : a.bf16) {
-      rotate_newest<__nv_bfloat16, kKeyBits, kValueBits, D>(a, i, kv_head, head0, heads_here, own, angles, buffer,
-                                                            newest);
+      rotate_newest<__nv_bfloat16, kKeyBits, kValueBits, D, kFp8>(a, i, kv_head, head0, heads_here, own, angles, buffer,
+                                                                  newest);
     } else {
-      rotate_newest<__half, kKeyBits, kValueBits, D>(a, i, kv_head, head0, heads_here, own, angles, buffer, newest);
+      rotate_newest<__half, kKeyBits, kValueBits, D, kFp8>(a, i, kv_head, head0, heads_here, own, angles, buffer, newest);
     }
     __syncthreads();
     if (own && group0 == 0) {  // the token into the KV memory
@@ -200,7 +204,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
       for (int w = threadIdx.x; w < kValueRow / 4; w += kDecodeWarps * 32) {
         *reinterpret_cast<uint32_t*>(to + kv.v_offset + at * kValueRow + 4 * w) = newest.row[1][w];
       }
-      if (kKeyBits != 16 && threadIdx.x < 2) {
+      if (kKeyCodes && threadIdx.x < 2) {
         *reinterpret_cast<uint32_t*>(to + (threadIdx.x == 0 ? kv.k_params_offset : kv.v_params_offset) + at * 4) =
             newest.param[threadIdx.x];
       }
@@ -249,7 +253,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
         const uint32_t lo = v[base + j % 2], hi = v[base + 2 + j % 2];
         x0 = permute(lo, hi, 0x5410), x1 = permute(lo, hi, 0x7632);
       }
-      if (kKeyBits != 16) {
+      if (kKeyCodes) {
         const float2 f0 = Num<__half>::to_float2(x0), f1 = Num<__half>::to_float2(x1);
         q_sum += f0.x + f0.y + f1.x + f1.y;
         q_bias += 1024.0f * (f0.x + f0.y) + (kKeyBits == 4 ? 64.0f : 1024.0f) * (f1.x + f1.y);
@@ -259,7 +263,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     }
   }
   float sum_q[2] = {0.0f, 0.0f}, bias_q[2] = {0.0f, 0.0f};  // of heads 2t and 2t + 1
-  if (kKeyBits != 16) {
+  if (kKeyCodes) {
 #pragma unroll
     for (int offset = 1; offset < 4; offset *= 2) {
       q_sum += __shfl_xor_sync(0xffffffffu, q_sum, offset);
@@ -285,6 +289,10 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
         if (kKeyBits == 16) {
           k0 = key[c][0][2 * j % K::kWords], k1 = key[c][1][2 * j % K::kWords];
           k2 = key[c][0][(2 * j + 1) % K::kWords], k3 = key[c][1][(2 * j + 1) % K::kWords];
+        } else if (kFp8) {
+          const uint32_t lo = key[c][0][j % K::kWords], hi = key[c][1][j % K::kWords];
+          k0 = from_fp8(lo & 0xffffu), k2 = from_fp8(lo >> 16);
+          k1 = from_fp8(hi & 0xffffu), k3 = from_fp8(hi >> 16);
         } else if (kKeyBits == 8) {
           const uint32_t lo = key[c][0][j % K::kWords], hi = key[c][1][j % K::kWords];
           k0 = permute(lo, 0x64646464u, 0x4140), k2 = permute(lo, 0x64646464u, 0x4342);
@@ -301,7 +309,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     float s[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[j] = kChains == 1 ? chains[0][j] : chains[0][j] + chains[kChains - 1][j];
-    if (kKeyBits != 16) {
+    if (kKeyCodes) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float2 p = kv_param(key_param[h]);
@@ -351,7 +359,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float2 param = make_float2(0.0f, 0.0f);
-      if (kValueBits != 16) {
+      if (kValueCodes) {
         param = kv_param(value_param[h]);
         if (tile + 16 > length && tile + r + 8 * h >= length) param = make_float2(0.0f, 0.0f);  // it may be NaN
       }
@@ -359,7 +367,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
       for (int e = 0; e < 2; ++e) {
         const float v = top[e] == -INFINITY ? 0.0f : exp2_fast(s[2 * h + e] - top[e]);
         mass[e] += v;
-        if (kValueBits == 16) {
+        if (!kValueCodes) {
           p[2 * h + e] = v;
         } else {  // v * (scale * (u - centre) + zero + centre * scale); the factor 256 keeps small scales normal in f16
           constexpr float centre = kValueBits == 8 ? 128.0f : 8.0f;
@@ -379,6 +387,13 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
         if (kValueBits == 16) {
           mma<T>(o[j0], permute(a0, b0, 0x5410), permute(a0, b0, 0x7632), permute(a1, b1, 0x5410),
                  permute(a1, b1, 0x7632), p0, p1);
+        } else if (kFp8) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            const uint32_t x = permute(a0, b0, j == 0 ? 0x5140 : 0x7362), y = permute(a1, b1, j == 0 ? 0x5140 : 0x7362);
+            mma<T>(o[(j0 + j) % kTiles], from_fp8(x & 0xffffu), from_fp8(x >> 16), from_fp8(y & 0xffffu),
+                   from_fp8(y >> 16), p0, p1);
+          }
         } else if (kValueBits == 8) {
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
@@ -424,7 +439,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
     }
   }
   float* mine = shared + warp * R::kWarp + 8 * t + r;
-  constexpr float unit = kValueBits == 16 ? 1.0f : 1.0f / 256.0f;
+  constexpr float unit = kValueCodes ? 1.0f / 256.0f : 1.0f;
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
@@ -437,7 +452,7 @@ __global__ void __launch_bounds__(kDecodeWarps * 32, kBlocks)
   merge_results<kValueBits, D>(a, {i, head0, heads_here, split, active, place, i * head_units + head_unit}, shared);
 }
 
-template <class T, int kKeyBits, int kValueBits, bool kRotate = false>
+template <class T, int kKeyBits, int kValueBits, bool kRotate = false, bool kFp8 = false>
 void run_decode(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t n, cudaStream_t stream) {
   with_head_dim("attention_decode", head_dim, [&](auto d) {
     constexpr int D = decltype(d)::value;
@@ -445,7 +460,7 @@ void run_decode(const DecodeArgs& a, const KvArgs& kv, int32_t head_dim, int32_t
     const unsigned units = static_cast<unsigned>(a.splits), rows = static_cast<unsigned>(n);
     const dim3 grid = a.plan != nullptr ? dim3(head_units, units) : dim3(units, head_units, rows);
     const auto go = [&](auto blocks) {
-      const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D, kRotate, decltype(blocks)::value>;
+      const auto kernel = decode_kernel<T, kKeyBits, kValueBits, D, kRotate, decltype(blocks)::value, kFp8>;
       const size_t bytes = Results<kValueBits, D>::kFloats * sizeof(float);
       allow_shared("attention_decode", kernel, bytes);
       launch("attention_decode", kernel, grid, dim3(kDecodeWarps * 32), bytes, stream, a, kv);

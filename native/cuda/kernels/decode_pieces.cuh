@@ -90,7 +90,7 @@ template <>
 struct Newest<0> {};
 
 // Rotated queries and, where `own`, the row's own token, from what the kernel in front wrote. A: the activations' type.
-template <class A, int kKeyBits, int kValueBits, int D>
+template <class A, int kKeyBits, int kValueBits, int D, bool kFp8>
 __device__ __forceinline__ void rotate_newest(const DecodeArgs& a, int64_t i, int kv_head, int head0, int heads, bool own,
                                               const float2* angles, float* buffer, Newest<D>& newest) {
   const int warp = threadIdx.x / 32, units = heads + (own ? 2 : 0);  // K, V, queries
@@ -117,6 +117,8 @@ __device__ __forceinline__ void rotate_newest(const DecodeArgs& a, int64_t i, in
     const int bits = part == 0 ? kKeyBits : kValueBits;
     if (bits == 16) {
       x.store(newest.row[part]);
+    } else if (kFp8) {
+      x.store_fp8(reinterpret_cast<char*>(newest.row[part]));
     } else {
       x.store_quantized(reinterpret_cast<char*>(newest.row[part]), reinterpret_cast<char*>(&newest.param[part]), bits);
     }

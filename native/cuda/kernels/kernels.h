@@ -167,10 +167,10 @@ void scale_softcap(float* x, int64_t count, float multiplier, float cap, cudaStr
 
 // -------------------------------------------------------------------------------------------------- KV memory layout
 // A block is one byte range over all layers: layer, then KV head, then
-//   K [block_len][D], V [block_len][D], K params [block_len], V params [block_len] (quantized types alone).
+//   K [block_len][D], V [block_len][D], K params [block_len], V params [block_len] (int8, k8v4 and int4 alone).
 // f16 and bf16: plain elements. int8: a byte u = round((x - zero) / scale) in 0 .. 255. int4: u in 0 .. 15, element 2i
 // in the low nibble of byte i. Params: f16 scale below, f16 zero << 16: x ~ u * scale + zero, made from the token's own
-// minimum and maximum over the head. k8v4: K as int8, V as int4.
+// minimum and maximum over the head. k8v4: K as int8, V as int4. fp8: e4m3, nearest, at most 448, no params.
 // block_len % 16 == 0; head_dim 64, 80, 96, 128 or 256.
 struct KvView {
   void* base = nullptr;      // block 0
@@ -179,7 +179,7 @@ struct KvView {
   int32_t block_len = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
-  KvType type = KvType::bf16;            // bf16, f16, int8, k8v4, int4; bf16 and f16 must equal the activations' dtype
+  KvType type = KvType::bf16;            // bf16 and f16 must equal the activations' dtype
   const int32_t* block_table = nullptr;  // [max_rows, max_blocks] by row; entries beyond a row's length aren't read
   int64_t max_blocks = 0;
 };

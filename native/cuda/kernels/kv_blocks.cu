@@ -4,8 +4,8 @@
 namespace deploykit::cuda {
 namespace {
 
-// 16 elements of K and of V of a token a thread.
-template <class T>
+// 16 elements of K and of V of a token a thread. kFp8: they are e4m3 numbers.
+template <class T, bool kFp8>
 __global__ void __launch_bounds__(256) gather_kernel(const KvArgs in, const KvArgs out, int k_bits, int v_bits,
                                                      int pieces, const int32_t* row, const int32_t* length) {
   const int sequence = blockIdx.z, head = blockIdx.y;
@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(256) gather_kernel(const KvArgs in, const KvAr
       const uint2 w = reinterpret_cast<const uint2*>(data)[piece];
       packed[value][0] = w.x, packed[value][1] = w.y;
     }
+    if (kFp8) continue;
     param[value] = kv_param(
         *reinterpret_cast<const uint32_t*>(from + (value ? in.v_params_offset : in.k_params_offset) + from_place * 4));
   }
@@ -44,6 +45,11 @@ __global__ void __launch_bounds__(256) gather_kernel(const KvArgs in, const KvAr
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const uint32_t two = packed[value][i / 2] >> (i % 2 * 16);
+        if (kFp8) {
+          const float2 f = Num<__half>::to_float2(from_fp8(two & 0xffffu));
+          w[i] = Num<T>::pack(f.x, f.y);
+          continue;
+        }
         w[i] = Num<T>::pack(number(two & 255u), number(two >> 8 & 255u));
       }
     } else {
@@ -77,17 +83,20 @@ __global__ void __launch_bounds__(256)
 void kv_gather(DType dtype, const KvView& kv, const KvView& out, int32_t sequences, const int32_t* row,
                const int32_t* length, int32_t max_length, cudaStream_t stream) {
   const char* name = "kv_gather";
-  require(kv.type == KvType::int8 || kv.type == KvType::k8v4 || kv.type == KvType::int4, name, "a quantized cache");
+  const bool fp8 = kv.type == KvType::fp8;
+  require(fp8 || has_params(kv.type), name, "a quantized cache");
   require(out.type == (dtype == DType::bf16 ? KvType::bf16 : KvType::f16), name, "the result has the dtype's type");
   require(out.head_dim == kv.head_dim && out.kv_heads == kv.kv_heads, name, "the result has the same heads");
   if (sequences == 0 || max_length == 0) return;
   const KvArgs in_args = kv_args(name, kv), out_args = kv_args(name, out);
-  const auto kernel = dtype == DType::bf16 ? gather_kernel<__nv_bfloat16> : gather_kernel<__half>;
+  const auto plain = dtype == DType::bf16 ? gather_kernel<__nv_bfloat16, false> : gather_kernel<__half, false>;
+  const auto kernel =
+      !fp8 ? plain : dtype == DType::bf16 ? gather_kernel<__nv_bfloat16, true> : gather_kernel<__half, true>;
   const int pieces = kv.head_dim / 16;
   launch(name, kernel,
          dim3(static_cast<unsigned>(ceil_div(int64_t{max_length} * pieces, 256)), static_cast<unsigned>(kv.kv_heads),
               static_cast<unsigned>(sequences)),
-         dim3(256), 0, stream, in_args, out_args, kv.type == KvType::int4 ? 4 : 8, kv.type == KvType::int8 ? 8 : 4,
+         dim3(256), 0, stream, in_args, out_args, kv.type == KvType::int4 ? 4 : 8, fp8 || kv.type == KvType::int8 ? 8 : 4,
          pieces, row, length);
 }
 

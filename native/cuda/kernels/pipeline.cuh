@@ -22,6 +22,20 @@ __device__ __forceinline__ void barrier_init_fence() { asm volatile("fence.mbarr
 __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
+// An arrival without a branch: between products in flight the compiler needs straight code.
+__device__ __forceinline__ void arrive_if(bool on, uint32_t barrier) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%1];\n}\n" ::"r"(
+                   static_cast<int>(on)),
+               "r"(barrier)
+               : "memory");
+}
+// The same at a barrier of a block of the cluster (address_at). No fence over the cluster: what was read has been used.
+__device__ __forceinline__ void arrive_in_cluster_if(bool on, uint32_t barrier) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p mbarrier.arrive.shared::cluster.b64 _, [%1];\n}\n" ::"r"(
+                   static_cast<int>(on)),
+               "r"(barrier)
+               : "memory");
+}
 // One arrival, and `bytes` that copies will complete.
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
@@ -80,6 +94,16 @@ __device__ __forceinline__ void tensor_copy_to_cluster(void* shared, const CUten
       "l"(map), "r"(shared_address(barrier)), "h"(blocks), "r"(c0), "r"(c1)
       : "memory");
 }
+// From shared memory to a box of a tensor map, in the order of the copies that one thread commits; what hangs over the
+// tensor's end isn't written. What other threads wrote there wants their async_proxy_fence() and a barrier in front.
+__device__ __forceinline__ void tensor_store(const CUtensorMap* map, uint32_t shared, int32_t c0, int32_t c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\ncp.async.bulk.commit_group;" ::"l"(map),
+      "r"(shared), "r"(c0), "r"(c1)
+      : "memory");
+}
+// The shared memory of all of this thread's stores has been read.
+__device__ __forceinline__ void tensor_stores_wait() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void tensor_map_prefetch(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -84,6 +84,14 @@ struct Row {
       }
     }
   }
+  __device__ __forceinline__ void store_fp8(char* p) const {
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      if (!has(k)) continue;
+      reinterpret_cast<uint16_t*>(p)[word(k)] =
+          __nv_cvt_float2_to_fp8x2(make_float2(v[k][0], v[k][1]), __NV_SATFINITE, __NV_E4M3);
+    }
+  }
   // u = round((x - zero) / scale) of `bits` bits, elements in order; scale and zero of the row to `param`.
   __device__ __forceinline__ void store_quantized(char* p, char* param, int bits) const {
     float lowest = INFINITY, highest = -INFINITY;

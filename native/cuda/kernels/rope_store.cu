@@ -53,6 +53,8 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const RopeArgs a) {
     char* param = part + (is_value ? a.kv.v_params_offset : a.kv.k_params_offset) + place * 4;
     if (a.type == KvType::f16 || a.type == KvType::bf16) {
       x.store(to);
+    } else if (a.type == KvType::fp8) {
+      x.store_fp8(to);
     } else {
       x.store_quantized(to, param, a.type == KvType::int8 || (a.type == KvType::k8v4 && !is_value) ? 8 : 4);
     }

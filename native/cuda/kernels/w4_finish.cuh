@@ -1,13 +1,15 @@
-// The end of w4_wgmma_kernel.cuh: float32 sums of a tile, laid out [token][row] in shared memory, into y.
+// The end of the 4-bit wgmma kernels: a tile's float32 sums, through shared memory as [token][row], into y.
 #pragma once
 
-#include "cuda/kernels/linear.cuh"
-#include "cuda/kernels/pipeline.cuh"
+#include "cuda/kernels/gemm16_finish.cuh"
 
 namespace deploykit::cuda {
 
 // A warpgroup's staging: 32 tokens of 68 floats (64 rows; four more keep lanes in different banks).
 constexpr int kFinishTokens = 32, kFinishPitch = 68;
+// The same for 16-bit outputs of 64 * kBlocks rows: bytes of a token.
+template <int kBlocks>
+constexpr int kFinishRowBytes16 = kBlocks * 128 + 16;
 
 #ifdef __CUDACC__
 template <class T>
@@ -81,29 +83,25 @@ __device__ __forceinline__ void lay_out(float* sums, int pitch, const float (&d)
   }
 }
 
-__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&v)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]), "r"(v[1]),
-               "r"(v[2]), "r"(v[3])
-               : "memory");
-}
-
 // A warpgroup's 64 * kBlocks rows from `row0` on (wgmma's accumulators), of the tokens from token0 on of which `here` exist:
-// bias, gate with silu, rounding, and through shared memory to y. `group`: the warpgroup's number, for its barrier.
-template <class T, int kTokens, int kBlocks>
-__device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&d)[kBlocks][kTokens / 2], float* staging,
+// bias, gate with silu or residual, rounding, and through shared memory to y. `group`: the warpgroup's number, for its
+// barrier. `staging`: kRound tokens of kFinishRowBytes16<kBlocks>.
+template <class T, int kTokens, int kBlocks, int kRound = kFinishTokens>
+__device__ __forceinline__ void finish_16bit(const LinearArgs& a, float (&d)[kBlocks][kTokens / 2], char* staging,
                                              int64_t row0, int64_t token0, int here, int group) {
-  constexpr int kRound = kFinishTokens, kRounds = kTokens / kRound, kPitch = kFinishPitch * 4;
-  const bool gated = a.epilogue == Epilogue::gated;
+  constexpr int kRounds = kTokens / kRound, kTiles = kRound / 8, kPitch = kFinishRowBytes16<kBlocks>;
+  constexpr int kItems = kRound * kBlocks * 8 / 128;  // of 8 outputs, of a thread and round
+  const bool gated = a.epilogue == Epilogue::gated, adds = a.epilogue == Epilogue::residual;
   const int thread = threadIdx.x % 128, warp = thread / 32, lane = threadIdx.x % 32, r = lane / 4;
-  float bias[kBlocks][2] = {};
   if (a.bias != nullptr) {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const int64_t row = row0 + b * 64 + warp * 16 + r;
-      if (row < a.n) {
-        bias[b][0] = Num<T>::to_float(static_cast<const T*>(a.bias)[row]);
-        bias[b][1] = Num<T>::to_float(static_cast<const T*>(a.bias)[row + 8]);
-      }
+      if (row >= a.n) continue;
+      const T* at = static_cast<const T*>(a.bias) + row;
+      const float bias[2] = {Num<T>::to_float(at[0]), Num<T>::to_float(at[8])};
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) d[b][i] += bias[i / 2 % 2];
     }
   }
   // Matrix i of a store: gated, tokens 8i; else tokens 8 (i / 2), rows r or r + 8 by i % 2.
@@ -114,43 +112,118 @@ __device__ __forceinline__ void finish_16bit(const LinearArgs& a, const float (&
   const int pieces = gated ? kBlocks * 4 : kBlocks * 8;  // of 8 outputs, of a token
   const int64_t width = gated ? 16 : 8;
   T* y = static_cast<T*>(a.y) + token0 * a.y_stride + (gated ? row0 / 2 : row0);
+  uint4 residual[kItems] = {};
+  const auto fetch = [&](int first) {  // the residual of a round, the tokens from `first` on
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int item = i * 128 + thread, token = first + item / (kBlocks * 8), piece = item % (kBlocks * 8);
+      if (token < here && row0 + piece * 8 < a.n) {
+        residual[i] =
+            load16(static_cast<const T*>(a.residual) + (token0 + token) * a.residual_stride + row0 + piece * 8);
+      }
+    }
+  };
+  if (adds) fetch(0);
 #pragma unroll 1
   for (int round = 0; round < kRounds; ++round) {
     if (round * kRound >= here) break;
+    if (adds) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const int item = i * 128 + thread;
+        *reinterpret_cast<uint4*>(staging + item / (kBlocks * 8) * kPitch + item % (kBlocks * 8) * 16) = residual[i];
+      }
+      fetch((round + 1) * kRound);
+      named_barrier(1 + group, 128);
+    }
 #pragma unroll
     for (int n = 0; n < kRounds; ++n) {  // registers have no run-time index
       if (n != round) continue;
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
-        const auto value = [&](int tile, int i) { return d[b][(n * 4 + tile) * 4 + i] + bias[b][i / 2]; };
+        const auto value = [&](int tile, int i) { return d[b][(n * kTiles + tile) * 4 + i]; };
         if (gated) {
-          uint32_t v[4];
 #pragma unroll
-          for (int tile = 0; tile < 4; ++tile) {
-            const float g0 = value(tile, 0), g1 = value(tile, 1);
-            v[tile] = Num<T>::pack(g0 * __fdividef(value(tile, 2), 1.0f + __expf(-g0)),
-                                   g1 * __fdividef(value(tile, 3), 1.0f + __expf(-g1)));
+          for (int first = 0; first < kTiles; first += 4) {
+            uint32_t v[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              v[i] = Num<T>::pack(silu_fast(value(first + i, 0)) * value(first + i, 2),
+                                  silu_fast(value(first + i, 1)) * value(first + i, 3));
+            }
+            store_matrices4(gated_at + first * 8 * kPitch + b * 64, v[0], v[1], v[2], v[3]);
           }
-          store_matrices(gated_at + b * 64, v);
         } else {
 #pragma unroll
-          for (int tile = 0; tile < 4; tile += 2) {
-            const uint32_t v[4] = {
-                Num<T>::pack(value(tile, 0), value(tile, 1)), Num<T>::pack(value(tile, 2), value(tile, 3)),
-                Num<T>::pack(value(tile + 1, 0), value(tile + 1, 1)), Num<T>::pack(value(tile + 1, 2), value(tile + 1, 3))};
-            store_matrices(plain_at + tile * 8 * kPitch + b * 128, v);
+          for (int tile = 0; tile < kTiles; tile += 2) {
+            const uint32_t at = plain_at + tile * 8 * kPitch + b * 128;
+            uint32_t v[4];
+            if (adds) {
+              load_matrices4(at, v);
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                const float2 to = Num<T>::to_float2(v[i]);
+                v[i] = Num<T>::pack(fmaf(a.residual_scale, value(tile + i / 2, i % 2 * 2), to.x),
+                                    fmaf(a.residual_scale, value(tile + i / 2, i % 2 * 2 + 1), to.y));
+              }
+              __syncwarp();
+            } else {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                v[i] = Num<T>::pack(value(tile + i / 2, i % 2 * 2), value(tile + i / 2, i % 2 * 2 + 1));
+              }
+            }
+            store_matrices4(at, v[0], v[1], v[2], v[3]);
           }
         }
       }
     }
     named_barrier(1 + group, 128);
 #pragma unroll
-    for (int i = 0; i < kRound * kBlocks * 8 / 128; ++i) {
-      if (gated && i >= kRound * kBlocks * 4 / 128) break;
+    for (int i = 0; i < kItems; ++i) {
+      if (gated && i >= kItems / 2) break;
       const int item = i * 128 + thread, token = item / pieces, piece = item % pieces;
       if (round * kRound + token < here && row0 + piece * width < a.n) {
-        const uint4 v = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(staging) + token * kPitch + piece * 16);
+        const uint4 v = *reinterpret_cast<const uint4*>(staging + token * kPitch + piece * 16);
         *reinterpret_cast<uint4*>(y + (round * kRound + token) * a.y_stride + piece * 8) = v;
+      }
+    }
+    named_barrier(1 + group, 128);
+  }
+}
+
+// The same for float32 outputs and the other activations, in float32. No residual.
+template <class T, int kTokens, int kBlocks>
+__device__ __forceinline__ void finish_float(const LinearArgs& a, const float (&d)[kBlocks][kTokens / 2], float* sums,
+                                             int64_t row0, int64_t token0, int here, int group) {
+  constexpr int kRounds = kTokens / kFinishTokens;
+  const bool gated = a.epilogue == Epilogue::gated;
+  const int thread = threadIdx.x % 128, warp = thread / 32, lane = threadIdx.x % 32;
+  const int width = gated ? 16 : 8;  // rows of a thread's piece
+  const int token = thread / (64 / width), column = thread % (64 / width) * width;
+#pragma unroll 1
+  for (int round = 0; round < kBlocks * kRounds; ++round) {
+#pragma unroll
+    for (int i = 0; i < kBlocks * kRounds; ++i) {  // registers have no run-time index
+      if (i == round) {
+        lay_out<kFinishTokens / 8>(sums, kFinishPitch, d[i / kRounds], i % kRounds * kFinishTokens, warp, lane);
+      }
+    }
+    named_barrier(1 + group, 128);
+    const int64_t row = row0 + round / kRounds * 64 + column;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {  // a thread finishes one piece of a round, or two pieces 16 tokens apart
+      const int within = round % kRounds * kFinishTokens + token + 16 * i;
+      if ((gated && i == 1) || within >= here || row >= a.n) continue;
+      float v[8];
+      const float* from = sums + (token + 16 * i) * kFinishPitch + column;
+      read_eight(v, from);
+      if (gated) {
+        float up[8];
+        read_eight(up, from + 8);
+        finish_gated<T>(a, row, token0 + within, v, up);
+      } else {
+        finish_eight<T>(a, row, token0 + within, v, false, {});
       }
     }
     named_barrier(1 + group, 128);

@@ -11,13 +11,14 @@ struct W4Plan {
   int32_t split = 1;                        // parts of the inputs, a block of a cluster each
   int32_t clusters = 0;                     // that run, of a kernel that does tiles in turn
   int32_t group = 128;
+  int32_t token_group = 1;  // token tiles that pass by a row tile before the next
   int32_t early = 16;  // stages of weights requested before the kernel in front has ended
 };
 
 namespace {
 
-constexpr int kW4TokenGroup = 16;  // token tiles that pass by a row tile before the next: their tokens stay in L2
 constexpr int kW4MaxSplit = 8;
+constexpr int kW4RoundTokens = 1536;  // of a round over all rows: what stays in L2 meanwhile
 
 // kPerSm: blocks that a multiprocessor holds, so that the next kernel's start while this one's end. kWide: groups of 128
 // (else 32 or 64). kSplit: one tile a cluster, else tiles in turn.
@@ -53,9 +54,9 @@ struct W4Tile {
   int row_tile, token_tile;
 };
 __device__ __forceinline__ W4Tile w4_tile(const W4Plan& plan, int index) {
-  const int whole = kW4TokenGroup * plan.row_tiles, group = index / whole, left = index - group * whole;
-  const int tokens = min(kW4TokenGroup, plan.token_tiles - group * kW4TokenGroup);
-  return {left / tokens, group * kW4TokenGroup + left % tokens};
+  const int whole = plan.token_group * plan.row_tiles, group = index / whole, left = index - group * whole;
+  const int tokens = min(plan.token_group, plan.token_tiles - group * plan.token_group);
+  return {left / tokens, group * plan.token_group + left % tokens};
 }
 #endif
 

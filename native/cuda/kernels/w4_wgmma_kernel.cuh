@@ -17,14 +17,6 @@
 namespace deploykit::cuda {
 namespace {
 
-// An arrival without a branch: between products in flight the compiler needs straight code.
-__device__ __forceinline__ void arrive_if(bool on, uint32_t barrier) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %0, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%1];\n}\n" ::"r"(
-                   static_cast<int>(on)),
-               "r"(barrier)
-               : "memory");
-}
-
 template <class T, class S>
 __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     w4_wgmma_kernel(const LinearArgs a, const W4Plan plan, const __grid_constant__ CUtensorMap data_map,
@@ -248,62 +240,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
         cluster_meet();  // before that nobody's shared memory may go
       } else {
         float* sums = reinterpret_cast<float*>(stages + kStages * S::kStageBytes) + group * kFinishTokens * kFinishPitch;
-        const int thread = threadIdx.x % 128;
-        if (!a.y_f32 && (gated ? a.activation == Activation::silu : a.epilogue == Epilogue::none)) {
-          finish_16bit<T, S::kTokens, kBlocks>(a, acc, sums, row0 + group * kBlocks * 64, token0, here, group);
-          continue;
-        }
-        // The same for every epilogue, in float32.
-        constexpr int kRounds = S::kTokens / kFinishTokens;
-        const int width = gated ? 16 : 8;  // rows of a thread's piece
-        const int token = thread / (64 / width), column = thread % (64 / width) * width;
-        const bool adds = a.epilogue == Epilogue::residual;
-        // Of a round (32 tokens of a block of rows) a thread finishes one piece, or two pieces 16 tokens apart.
-        const auto place = [&](int round, int i, int64_t& row, int64_t& at) {
-          row = row0 + (group * kBlocks + round / kRounds) * 64 + column;
-          const int within = round % kRounds * kFinishTokens + token + 16 * i;
-          at = token0 + within;
-          return within < here && row < a.n;
-        };
-        uint4 residual[2] = {}, next[2] = {};
-        const auto fetch = [&](int round) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            int64_t row, at;
-            if (adds && place(round, i, row, at)) {
-              next[i] = load16(static_cast<const T*>(a.residual) + at * a.residual_stride + row);
-            }
-          }
-        };
-        fetch(0);
-#pragma unroll 1
-        for (int round = 0; round < kBlocks * kRounds; ++round) {
-          residual[0] = next[0], residual[1] = next[1];
-          if (round + 1 < kBlocks * kRounds) fetch(round + 1);
-#pragma unroll
-          for (int i = 0; i < kBlocks * kRounds; ++i) {  // registers have no run-time index
-            if (i == round) {
-              lay_out<kFinishTokens / 8>(sums, kFinishPitch, acc[i / kRounds], i % kRounds * kFinishTokens, warp % 4,
-                                         lane);
-            }
-          }
-          named_barrier(1 + group, 128);
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            int64_t row, at;
-            if ((gated && i == 1) || !place(round, i, row, at)) continue;
-            float v[8];
-            const float* from = sums + (token + 16 * i) * kFinishPitch + column;
-            read_eight(v, from);
-            if (gated) {
-              float up[8];
-              read_eight(up, from + 8);
-              finish_gated<T>(a, row, at, v, up);
-            } else {
-              finish_eight<T>(a, row, at, v, adds, residual[i]);
-            }
-          }
-          named_barrier(1 + group, 128);
+        const int64_t first_row = row0 + group * kBlocks * 64;
+        if (!a.y_f32 && (!gated || a.activation == Activation::silu)) {
+          finish_16bit<T, S::kTokens, kBlocks>(a, acc, reinterpret_cast<char*>(sums), first_row, token0, here, group);
+        } else {
+          finish_float<T, S::kTokens, kBlocks>(a, acc, sums, first_row, token0, here, group);
         }
       }
     }

@@ -8,8 +8,8 @@ namespace {
 // Where one kernel begins to lose against the next, in tokens; native/bench/cuda/NOTES.md has the measurements.
 constexpr int32_t kGemv16Tokens = kGemv16MaxM;
 constexpr int32_t kNormTokens = 2;
-// 4-bit weights are unpacked for the library above so many tokens; without wgmma much earlier.
-constexpr int32_t kW4Tokens = 1536, kW4MmaTokens = 3 * kW4MmaMaxM;
+// Without wgmma 4-bit weights are unpacked for the library above so many tokens.
+constexpr int32_t kW4MmaTokens = 3 * kW4MmaMaxM;
 constexpr int64_t kGemmWorkspace = int64_t{64} << 20;
 
 GemmShape shape_of(const Matrix& matrix, const LinearCall& call) {
@@ -36,25 +36,23 @@ Linear::Linear(DType, int64_t dequantized) {
   w4_workspace_.allocate(w4_matmul_workspace_bytes());
   DK_CUDA(cudaMemset(w4_workspace_.get(), 0, static_cast<size_t>(w4_workspace_.bytes())));
   gemm_workspace_.allocate(kGemmWorkspace);
-  dequantized_.allocate(dequantized);
+  dequantized_.allocate(has_wgmma() ? 0 : dequantized);
 }
 
 bool Linear::fuses_norm(int32_t tokens) { return tokens <= kNormTokens; }
 
-bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens, false); }
+bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens); }
 
-bool Linear::fuses_gate(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens, true); }
+bool Linear::fuses_gate(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens); }
 
-bool Linear::uses_library(const Matrix& matrix, int32_t tokens, bool gated) {
-  // Unpacking and the gate's own pass cost more than the library gains on 4-bit weights.
-  if (matrix.quantized && gated && has_wgmma()) return false;
-  if (!matrix.quantized) return tokens > kGemv16Tokens && !uses_gemm16(matrix, tokens);
-  return tokens > (has_wgmma() ? kW4Tokens : kW4MmaTokens);
+bool Linear::uses_library(const Matrix& matrix, int32_t tokens) {
+  if (matrix.quantized) return !has_wgmma() && tokens > kW4MmaTokens;
+  return tokens > kGemv16Tokens && !uses_gemm16(matrix, tokens);
 }
 
 void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
   call.workspace = w4_workspace_.get();
-  if (!uses_library(matrix, call.m, call.epilogue == Epilogue::gated)) {
+  if (!uses_library(matrix, call.m)) {
     if (matrix.quantized) return w4_matmul(call, matrix.w4, stream);
     const auto product = call.m <= kGemv16Tokens ? gemv16 : gemm16;
     return product(call, matrix.dense, matrix.n, matrix.k, stream);
@@ -75,7 +73,7 @@ void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
 }
 
 void Linear::plan(const Matrix& matrix, const LinearCall& call, int candidates, cudaStream_t stream) {
-  if (!uses_library(matrix, call.m, call.epilogue == Epilogue::gated)) return;
+  if (!uses_library(matrix, call.m)) return;
   const void* weight = matrix.quantized ? dequantized_.get() : matrix.dense;
   gemm_.plan(shape_of(matrix, call), call.x, call.x_stride, weight, call.y, call.y_stride, call.bias,
              gemm_workspace_.get(), kGemmWorkspace, candidates, stream);

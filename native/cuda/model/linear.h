@@ -10,7 +10,7 @@ namespace deploykit::cuda {
 
 class Linear {
  public:
-  // `dequantized`: elements of the largest 4-bit matrix, 0 = none.
+  // `dequantized`: elements of the largest 4-bit matrix, 0 = none. Memory for them only where they have to be unpacked.
   Linear(DType dtype, int64_t dequantized);
 
   // Whether a norm in front of this product, a scaled residual or a gate behind it can be part of it.
@@ -24,7 +24,7 @@ class Linear {
   int64_t scratch_bytes() const { return w4_workspace_.bytes() + gemm_workspace_.bytes() + dequantized_.bytes(); }
 
  private:
-  static bool uses_library(const Matrix& matrix, int32_t tokens, bool gated);
+  static bool uses_library(const Matrix& matrix, int32_t tokens);
 
   GemmLt gemm_;
   DeviceBuffer<uint8_t> w4_workspace_, gemm_workspace_;
