@@ -5,6 +5,8 @@ What Python programs use is exported here and imported at first use, so that `im
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,11 +40,28 @@ _EXPORTS = {
 
 def __getattr__(name: str) -> Any:
     if (module := _EXPORTS.get(name)) is None:
-        raise AttributeError(f"module 'deploykit' has no attribute {name!r}")
+        if not name.startswith("_") and not _is_module(name):
+            _explain(name)
+        raise AttributeError(
+            f"module 'deploykit' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
     from importlib import import_module
 
     value = globals()[name] = getattr(import_module(module), name)
     return value
+
+
+def _is_module(name: str) -> bool:
+    """Whether the package has a module of this name: `from deploykit import hub` asks here before it imports it."""
+    return any(os.path.exists(os.path.join(__path__[0], end)) for end in (name, f"{name}.py"))  # noqa: PTH110, PTH118
+
+
+def _explain(name: str) -> None:
+    """Raises ImportError for a name that another server's Python API has: `from deploykit import …` shows its text."""
+    from deploykit.recipe.foreign import attribute
+
+    if hint := attribute(name):
+        raise ImportError(f"cannot import name {name!r} from 'deploykit': {hint}", name="deploykit")
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,10 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Settings of the person who runs the tests are none of theirs, here and in the processes that they start.
+for _name in [name for name in os.environ if name.upper().startswith("DEPLOYKIT_SET__")]:
+    del os.environ[_name]
+
 ROOT = Path(__file__).parent.parent
 SMOLLM2_RECIPE = ROOT / "recipes" / "smollm2-135m.yaml"
 

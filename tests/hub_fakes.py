@@ -22,6 +22,7 @@ from deploykit.hub import HfRef, ModelScopeRef
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLDER = "f" * 40
+NEWER = "abcd" * 10
 
 
 def make_wheel(
@@ -101,7 +102,7 @@ class Request:
 
 
 class FakeHub:
-    """`files` of one repository at one commit, as Hugging Face and as ModelScope serve them.
+    """`files` of one repository at one commit, as Hugging Face and as ModelScope serve them, until it moves on.
 
     `faults[name]` are spent one an answer, for the file of that name or for `api`; `always[name]` stays.
     """
@@ -110,6 +111,7 @@ class FakeHub:
         self.files = files
         self.repo = repo
         self.branches = {"main": COMMIT, "master": COMMIT}
+        self.moved: dict[str, dict[str, bytes]] = {}  # files of other commits than COMMIT
         self.seen: list[Request] = []
         self.lies: dict[str, bytes] = {}  # served in place of what the listing says
         self.faults: dict[str, list[Fault]] = {}
@@ -118,9 +120,22 @@ class FakeHub:
         self.stores_elsewhere = False  # files are redirected to another address, as the real hubs do
         self.head_dates = True  # ModelScope's listing tells which commit is the last one
         self.listing_override: bytes | None = None
+        self.served: dict[str, int] = {}  # bytes of bodies that went out, by file
         self.endpoint = ""
         self.storage = ""
         self.lock = threading.Lock()
+
+    def move(self, files: dict[str, bytes], commit: str = NEWER) -> None:
+        """Every branch stands at another commit now; COMMIT can still be asked for."""
+        self.moved[commit] = files
+        self.branches = dict.fromkeys(self.branches, commit)
+
+    def commit_of(self, revision: str) -> str | None:
+        commit = self.branches.get(revision, revision)
+        return commit if commit == COMMIT or commit in self.moved else None
+
+    def files_at(self, commit: str) -> dict[str, bytes]:
+        return self.moved.get(commit, self.files)
 
     @property
     def requests(self) -> list[str]:
@@ -139,7 +154,8 @@ class FakeHub:
             waiting = self.faults.get(name)
             return waiting.pop(0) if waiting else self.always.get(name, GOOD)
 
-    def hf_listing(self) -> bytes:
+    def hf_listing(self, revision: str) -> bytes:
+        commit = self.commit_of(revision) or COMMIT
         siblings = [
             {
                 "rfilename": name,
@@ -157,17 +173,17 @@ class FakeHub:
                     else {}
                 ),
             }
-            for name, data in self.files.items()
+            for name, data in self.files_at(commit).items()
         ]
         return json.dumps(
-            {"id": self.repo, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+            {"id": self.repo, "sha": commit, "siblings": siblings, "tags": [], "private": False}
         ).encode()
 
     def ms_listing(self, revision: str) -> bytes:
         files: list[dict[str, object]] | None = None
-        if revision in (*self.branches, COMMIT):
+        if (commit := self.commit_of(revision)) is not None:
             files = [dict(TREE)]
-            for i, (name, data) in enumerate(self.files.items()):
+            for i, (name, data) in enumerate(self.files_at(commit).items()):
                 files.append(
                     {
                         "Path": name,
@@ -176,7 +192,7 @@ class FakeHub:
                         "Size": len(data),
                         "Sha256": hashlib.sha256(data).hexdigest(),
                         "IsLFS": len(data) > 1000,
-                        "Revision": COMMIT if i == 0 and self.head_dates else OLDER,
+                        "Revision": commit if i == 0 and self.head_dates else OLDER,
                         "CommittedDate": 1_700_000_000 if i == 0 else 1_600_000_000 + i,
                     }
                 )
@@ -230,37 +246,49 @@ class _Handler(BaseHTTPRequestHandler):
                 Request(self.server_name, self.path, {k.lower(): v for k, v in self.headers.items()})
             )
         if self.server_name == "storage":
-            return self.file(path.removeprefix("/blob/"))
+            place = path.removeprefix("/blob/")
+            commit, _, name = place.partition("/")
+            return self.file(name, commit) if hub.commit_of(commit) else self.file(place, COMMIT)
         if hub.token is not None and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.answer(Fault(status=401, headers={"X-Error-Code": "RepoNotFound"}), b"{}")
         if path.startswith(f"/api/models/{hub.repo}/revision/"):
-            known = path.rsplit("/", 1)[1] in (*hub.branches, COMMIT)
+            revision = path.rsplit("/", 1)[1]
+            known = hub.commit_of(revision) is not None
             lost = Fault(status=404, headers={"X-Error-Code": "RevisionNotFound"})
-            listing = hub.hf_listing() if hub.listing_override is None else hub.listing_override
+            listing = hub.hf_listing(revision) if hub.listing_override is None else hub.listing_override
             return self.answer(hub.next_fault("api") if known else lost, listing, kind="application/json")
         if path == f"/api/v1/models/{hub.repo}/repo/files":
             own = hub.listing_override
             listing = hub.ms_listing(query["Revision"]) if own is None else own
             return self.answer(hub.next_fault("api"), listing, kind="application/json")
-        if path.startswith(f"/{hub.repo}/resolve/{COMMIT}/"):
-            return self.file_or_redirect(path.rsplit(f"/resolve/{COMMIT}/", 1)[1])
-        if path == f"/api/v1/models/{hub.repo}/repo" and query["Revision"] == COMMIT:
-            return self.file_or_redirect(query["FilePath"])
+        for commit in (COMMIT, *hub.moved):
+            if path.startswith(f"/{hub.repo}/resolve/{commit}/"):
+                return self.file_or_redirect(path.rsplit(f"/resolve/{commit}/", 1)[1], commit)
+            if path == f"/api/v1/models/{hub.repo}/repo" and query["Revision"] == commit:
+                return self.file_or_redirect(query["FilePath"], commit)
         return self.answer(Fault(status=404, headers={"X-Error-Code": "RepoNotFound"}), b"{}")
 
-    def file_or_redirect(self, name: str) -> None:
-        if self.hub.stores_elsewhere and name in self.hub.files:
-            location = f"{self.hub.storage}/blob/{quote(name)}?sig=1"
+    def file_or_redirect(self, name: str, commit: str) -> None:
+        if self.hub.stores_elsewhere and name in self.hub.files_at(commit):
+            location = f"{self.hub.storage}/blob/{commit}/{quote(name)}?sig=1"
             return self.answer(Fault(status=302, headers={"Location": location}), b"")
-        return self.file(name)
+        return self.file(name, commit)
 
-    def file(self, name: str) -> None:
-        data = self.hub.lies.get(name, self.hub.files.get(name))
+    def file(self, name: str, commit: str) -> None:
+        data = self.hub.lies.get(name, self.hub.files_at(commit).get(name))
         if data is None:
             return self.answer(Fault(status=404, headers={"X-Error-Code": "EntryNotFound"}), b"{}")
-        return self.answer(self.hub.next_fault(name), data, ranges=True)
+        return self.answer(self.hub.next_fault(name), data, ranges=True, name=name)
 
-    def answer(self, fault: Fault, body: bytes, *, ranges: bool = False, kind: str = "text/plain") -> None:
+    def write(self, name: str, data: bytes) -> None:
+        self.wfile.write(data)
+        self.wfile.flush()
+        with self.hub.lock:
+            self.hub.served[name] = self.hub.served.get(name, 0) + len(data)
+
+    def answer(
+        self, fault: Fault, body: bytes, *, ranges: bool = False, kind: str = "text/plain", name: str = "api"
+    ) -> None:
         if fault.gate is not None:
             fault.gate.wait(60)
         status, headers = 200, {"Content-Type": kind, **fault.headers}
@@ -288,15 +316,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if fault.cut is not None:
-            self.wfile.write(body[: fault.cut])
-            self.wfile.flush()
+            self.write(name, body[: fault.cut])
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             return
         piece = max(1, len(body) // 10) if fault.delay else len(body) or 1
         for at in range(0, len(body), piece):
             time.sleep(fault.delay)
-            self.wfile.write(body[at : at + piece])
-            self.wfile.flush()
+            self.write(name, body[at : at + piece])
 
     do_HEAD = do_GET

@@ -20,7 +20,7 @@ EVERY_ROOM_MAY = ("errors", "fsutil")
 
 # room -> what it may import of deploykit, itself and EVERY_ROOM_MAY aside (a name allows everything below it)
 TABLE: dict[str, tuple[str, ...]] = {
-    "__init__": ("pipe", "prompt"),  # the lazy exports
+    "__init__": ("pipe", "prompt", "recipe.foreign"),  # the lazy exports; what another server's name is here
     "__main__": ("cli",),
     "errors": (),
     "fsutil": (),
@@ -29,6 +29,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hub": (),
     "checkpoint": ("hub",),
     "hardware": (),
+    "shipped": ("recipe",),
     "build": ("hardware",),
     # types only; and the engines' memory modules: each runner states its own costs and limits, torch-free
     "plan": (
@@ -63,6 +64,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "build",
         "server.spec",
         "prompt.templates",
+        "shipped",  # a target may be the name of a shipped recipe
     ),
     "supervise": (
         "deployment",
@@ -75,7 +77,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     # server: what stands between a request and the engine's client; supervise: the engine process's watcher
     "pipe": ("engine", "prompt", "vision", "server", "deployment", "recipe", "plan", "supervise"),
-    "chat": ("server", "supervise", "deployment", "recipe", "hardware", "plan"),
+    "chat": ("server", "supervise", "deployment", "recipe", "hardware", "plan", "shipped"),
     # engine: the loop's own overhead and the engine alone; chat: its stream parser and how it finds an endpoint;
     # checkpoint: the same weights for the peer
     "bench": (
@@ -100,6 +102,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "hardware",
         "plan",
         "build",
+        "shipped",
     ),
 }
 
@@ -111,6 +114,7 @@ MAY_BE_HEAVY = (
     "checkpoint/unpickle",  # reads pickled tensors, in a confined process of its own
     "bench/peer_generate.py",  # the peer that is measured, in a process of its own
     "bench/card_probe.py",  # measures the card, in a process of its own
+    "doctor/_torch_archs.py",  # asks torch what it has kernels for, in a process of its own
 )
 NEVER_HEAVY = ("engine/pytorch/memory.py", "engine/pytorch/__init__.py")  # the planner reads them
 

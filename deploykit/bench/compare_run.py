@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from deploykit.bench import figures, peers, perplexity, versus
 from deploykit.bench.perplexity import Variant
@@ -31,6 +32,7 @@ def run_versus(
     prepared: Prepared,
     target: str,
     sets: Sequence[str],
+    profiles: Sequence[str],
     commands: dict[str, tuple[str, ...]],
     *,
     only: Sequence[str],
@@ -45,11 +47,11 @@ def run_versus(
     for name, argv in commands.items():
         say(f"preparing {name}")
         found.append(peers.prepare(peers.KINDS[name], argv, prepared.facts, cache_dir()))
-    options = versus.Options(target=target, sets=tuple(sets), stages=stages, rounds=rounds)
+    options = versus.Options(
+        target=target, sets=tuple(sets), profiles=tuple(profiles), stages=stages, rounds=rounds
+    )
     if quick:
-        options = versus.Options(
-            target=target, sets=tuple(sets), stages=stages, rounds=QUICK_ROUNDS, tries=QUICK_TRIES
-        )
+        options = replace(options, rounds=QUICK_ROUNDS, tries=QUICK_TRIES)
     return versus.compare(prepared.plan, prepared.facts, found, jobs, options, say)
 
 
@@ -57,6 +59,7 @@ def run_perplexity(
     prepared: Prepared,
     target: str,
     sets: Sequence[str],
+    profiles: Sequence[str],
     source: tuple[str, str],
     *,
     reference: str | None,
@@ -67,12 +70,13 @@ def run_perplexity(
     """The plan of `up` (or one for each KV type), after the reference where one is asked for."""
     variants = []
     if reference is not None:
-        made = prepare(target, sets=(*sets, *REFERENCE[reference]), report=stages)
+        made = prepare(target, sets=(*sets, *REFERENCE[reference]), profiles=profiles, report=stages)
         variants.append(Variant("reference", made.plan, reference=True))
     if not kv:
         variants.append(Variant("this plan", prepared.plan))
     for kind in kv:
-        made = prepare(target, sets=(*sets, f"engine.cache.quant_policy={kind}"), report=stages)
+        quant = f"engine.cache.quant_policy={kind}"
+        made = prepare(target, sets=(*sets, quant), profiles=profiles, report=stages)
         variants.append(Variant(f"KV {kind}", made.plan))
     ids = perplexity.tokenize(prepared.facts, source[1], cache_dir())
     return perplexity.measure(variants, ids, source, say)

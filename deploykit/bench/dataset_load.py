@@ -36,12 +36,13 @@ def run_dataset(
     tokenizer: Path | None,
     model: str | None,
     sets: Sequence[str],
+    profiles: Sequence[str],
     stages: Report,
     say: Callable[[str], None],
 ) -> DatasetLoad:
     """Everything at once up to `concurrency`, greedy, end-of-text ignored. Raises ConfigError and DeploykitError."""
     dialogs = dataset.read_dialogs(path)
-    encode = _encoder(target, tokenizer, sets, stages)
+    encode = _encoder(target, tokenizer, sets, profiles, stages)
     wanted, at_once = num_prompts or PROMPTS, concurrency or CONCURRENCY
     requests = dataset.sample(dialogs, wanted, encode)
     if not requests:
@@ -54,7 +55,7 @@ def run_dataset(
         say(f"{path.name} has {len(requests)} conversations that can be asked, {wanted} were wanted")
     if not isinstance(choose(target), Attach):  # a server of our own takes all that come
         sets = (*sets, f"server.limits.max_queue={max(at_once, 256)}")
-    with endpoint(target, say=say, report=stages, recipe_sets=sets) as client:
+    with endpoint(target, say=say, report=stages, recipe_sets=sets, profiles=profiles) as client:
         models = client.models()
         if not models:
             raise DeploykitError("the server lists no model", where=client.base)
@@ -118,15 +119,25 @@ def distribution(values: Sequence[float]) -> Distribution | None:
 
 
 def _encoder(
-    target: str | None, tokenizer: Path | None, sets: Sequence[str], stages: Report
+    target: str | None,
+    tokenizer: Path | None,
+    sets: Sequence[str],
+    profiles: Sequence[str],
+    stages: Report,
 ) -> Callable[[str], list[int]]:
     """Text to token ids, without special tokens: by the tokenizer that is named, else by that of the model."""
-    path = _tokenizer_file(target, tokenizer, sets, stages)
+    path = _tokenizer_file(target, tokenizer, sets, profiles, stages)
     loaded = load_tokenizer(path)
     return lambda text: encode_plain(loaded, text)
 
 
-def _tokenizer_file(target: str | None, given: Path | None, sets: Sequence[str], stages: Report) -> Path:
+def _tokenizer_file(
+    target: str | None,
+    given: Path | None,
+    sets: Sequence[str],
+    profiles: Sequence[str],
+    stages: Report,
+) -> Path:
     if given is not None:
         if given.suffix == ".json" and given.is_file():
             return given
@@ -145,6 +156,6 @@ def _tokenizer_file(target: str | None, given: Path | None, sets: Sequence[str],
         source = ours[0]
     else:
         source = where.target
-    loaded = load(source, sets=sets, report=stages)
+    loaded = load(source, sets=sets, profiles=profiles, report=stages)
     fetched = fetch_weights(loaded, cache=cache_dir(), report=stages)
     return ensure_tokenizer(read_facts(fetched.path), cache_dir()).tokenizer_json

@@ -54,6 +54,7 @@ class EngineRun:
         self.started = time.perf_counter()
         self._child = Child("engine", lambda fd: [*module, *arguments, "--status-fd", str(fd)])
         self.vocab_size = 0
+        self.ready: dict[str, Any] = {}  # what the engine said when it was
 
     @property
     def pid(self) -> int:
@@ -66,6 +67,7 @@ class EngineRun:
             for message in self._hear(1.0):
                 if message.get("event") == "ready":
                     detail = message.get("detail") or {}
+                    self.ready = dict(detail)
                     self.vocab_size = int(detail.get("vocab_size", self.plan.vocab_size))
                     return
             if self._child.exited():

@@ -15,6 +15,7 @@ import msgspec
 import deploykit
 from deploykit import hardware
 from deploykit.bench.measure import Summary
+from deploykit.bench.predictions_report import Prediction
 from deploykit.bench.suite_report import DatasetLoad, Suite
 from deploykit.bench.versus_report import Perplexity, Versus
 from deploykit.bench.workload import Workload
@@ -110,7 +111,9 @@ class Startup(msgspec.Struct, frozen=True, kw_only=True, tag="startup"):
     help_median_s: float
 
 
-Result = Comparison | HostOverhead | HttpLoad | Startup | Versus | Perplexity | Suite | DatasetLoad
+Result = (
+    Comparison | HostOverhead | HttpLoad | Startup | Versus | Perplexity | Suite | DatasetLoad | Prediction
+)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

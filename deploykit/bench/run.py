@@ -14,6 +14,8 @@ from deploykit.bench.compare_run import installed, run_perplexity, run_versus
 from deploykit.bench.figures import chosen_jobs
 from deploykit.bench.peers import KINDS, hello
 from deploykit.bench.perplexity import read_text
+from deploykit.bench.predictions import PredictionOptions, run_predictions
+from deploykit.bench.predictions import check as check_predictions
 from deploykit.bench.report import Result
 from deploykit.bench.suite import SuiteOptions, run_suite
 from deploykit.bench.suite import check as check_suite
@@ -38,6 +40,7 @@ class Request:
     only: Sequence[str] = ()  # groups of figures
     quick: bool = False
     suite: SuiteOptions | None = None
+    predictions: PredictionOptions | None = None
     dataset: Path | None = None
     num_prompts: int | None = None
     tokenizer: Path | None = None
@@ -51,6 +54,7 @@ class Request:
     runs: int = 5
     model: str | None = None
     sets: Sequence[str] = ()
+    profiles: Sequence[str] = ()
     report: Report = ignore  # stages of a start
     output: Path | None = None
     plot: Path | None = None
@@ -82,9 +86,12 @@ def run_bench(request: Request) -> int:
             results.append(suite)
             if len(request.kv) > 1:  # each takes minutes, and what is measured stays if the next one fails
                 _write(request, reports.make_report(tuple(results), machine))
+    if request.predictions is not None:
+        results += run_predictions(request.predictions, say, request.report)
     if request.dataset is not None:
         results.append(_dataset(request, request.dataset))
-    if not (request.prepares or request.host_overhead or request.suite or request.dataset):
+    alone = request.suite or request.dataset or request.predictions
+    if not (request.prepares or request.host_overhead or alone):
         results.append(_http(request))
     if request.host_overhead:
         results += _host_overhead()
@@ -98,13 +105,14 @@ def run_bench(request: Request) -> int:
         if request.startup:
             from deploykit.bench import startup
 
-            results.append(startup.measure(target, request.sets, plan, request.runs, say))
+            results.append(startup.measure(target, request.sets, request.profiles, plan, request.runs, say))
         if commands:
             results.append(
                 run_versus(
                     prepared,
                     target,
                     request.sets,
+                    request.profiles,
                     commands,
                     only=request.only,
                     rounds=request.runs,
@@ -119,6 +127,7 @@ def run_bench(request: Request) -> int:
                     prepared,
                     target,
                     request.sets,
+                    request.profiles,
                     text,
                     reference=request.reference,
                     kv=request.kv,
@@ -152,6 +161,8 @@ def _check(request: Request) -> None:
         check_suite(request.suite)
     else:
         chosen_jobs(request.only)
+    if request.predictions is not None:
+        check_predictions(request.predictions)
     _check_alone(request)
     if not request.vs:
         for option, given in (("--only", request.only and not request.suite), ("--quick", request.quick)):
@@ -159,22 +170,26 @@ def _check(request: Request) -> None:
                 raise ConfigError(f"{option} goes with --vs")
         if request.peer_python:
             raise ConfigError("--peer-python goes with --vs")
-    if request.perplexity is None and (request.reference or (request.kv and not request.suite)):
+    shaped = request.suite or request.predictions
+    if request.perplexity is None and (request.reference or (request.kv and not shaped)):
         raise ConfigError("--reference and --kv go with --perplexity")
     if request.out is not None and request.out.exists() and not request.out.is_dir():
         raise ConfigError(f"--out {request.out}: not a folder")
     if request.target is not None and "://" in request.target:
-        if request.prepares or request.suite:
+        if request.prepares or request.suite or request.predictions:
             raise ConfigError("a URL can only be measured over HTTP", fix="name a recipe or a model instead")
-        if request.sets:
-            raise ConfigError("--set changes a recipe, and a URL has none")
+        if request.sets or request.profiles:
+            option = "--set" if request.sets else "--profile"
+            raise ConfigError(f"{option} changes a recipe, and a URL has none")
 
 
 def _check_alone(request: Request) -> None:
-    """The suite and the dataset are each measured by themselves, with options of their own."""
+    """The suite, the dataset and predictions are each measured by themselves, with options of their own."""
     others = request.prepares or request.host_overhead
-    for option, given in (("--suite", request.suite), ("--dataset", request.dataset)):
-        if given is not None and (others or (request.suite and request.dataset)):
+    alone = {"--suite": request.suite, "--dataset": request.dataset, "--predictions": request.predictions}
+    several = sum(given is not None for given in alone.values()) > 1
+    for option, given in alone.items():
+        if given is not None and (others or several):
             raise ConfigError(
                 f"{option} is measured by itself", fix="drop the others, or run them one after the other"
             )
@@ -220,7 +235,13 @@ def _http(request: Request) -> Result:
             requests=request.requests or 4 * concurrency,
         )
     )
-    with endpoint(request.target, say=say, report=request.report, recipe_sets=request.sets) as client:
+    with endpoint(
+        request.target,
+        say=say,
+        report=request.report,
+        recipe_sets=request.sets,
+        profiles=request.profiles,
+    ) as client:
         models = client.models()
         if not models:
             raise DeploykitError("the server lists no model", where=client.base)
@@ -238,6 +259,7 @@ def _dataset(request: Request, path: Path) -> Result:
         tokenizer=request.tokenizer,
         model=request.model,
         sets=request.sets,
+        profiles=request.profiles,
         stages=request.report,
         say=say,
     )
@@ -258,7 +280,7 @@ def _prepare(request: Request) -> tuple[str, Prepared]:
 
     target = recipe_target(request.target)
     say(f"preparing {target}")
-    return target, prepare(target, sets=request.sets, report=request.report)
+    return target, prepare(target, sets=request.sets, profiles=request.profiles, report=request.report)
 
 
 def _shapes(request: Request) -> list[Workload]:

@@ -91,9 +91,11 @@ class HttpSide:
 
 
 @contextlib.contextmanager
-def http_side(target: str, sets: Sequence[str], report: Report) -> Iterator[HttpSide]:
+def http_side(
+    target: str, sets: Sequence[str], profiles: Sequence[str], report: Report
+) -> Iterator[HttpSide]:
     """A private deployment of `target`, as long as the block lasts."""
-    with launch(target, sets=sets, private=True, report=report) as launched:
+    with launch(target, sets=sets, profiles=profiles, private=True, report=report) as launched:
         launched.wait_ready(report)
         record = state.read(launched.name)
         pids = (record.front_pid, record.engine_pid) if record is not None else ()

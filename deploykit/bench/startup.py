@@ -19,7 +19,12 @@ HELP_RUNS = 5
 
 
 def measure(
-    target: str, sets: Sequence[str], plan: Plan, runs: int, report: Callable[[str], None]
+    target: str,
+    sets: Sequence[str],
+    profiles: Sequence[str],
+    plan: Plan,
+    runs: int,
+    report: Callable[[str], None],
 ) -> Startup:
     """Time `deploykit up -d` until it returns, which is when it serves, `runs` times.
 
@@ -28,6 +33,7 @@ def measure(
     """
     name = f"bench-{os.getpid()}"
     options = [f"--set={item}" for item in (*sets, f"name={name}")]
+    options += [f"--profile={profile}" for profile in profiles]
     ready: list[float] = []
     front_rss = engine_anonymous = 0
     for run in range(1, runs + 1):

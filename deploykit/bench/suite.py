@@ -53,6 +53,7 @@ class SuiteOptions:
     repeat: int | None = None
     device: str = "cuda"
     sets: Sequence[str] = ()
+    profiles: Sequence[str] = ()
 
 
 def check(options: SuiteOptions) -> None:
@@ -89,7 +90,8 @@ def run_suite(options: SuiteOptions, say: Callable[[str], None], stages: Report 
     with _ended_in_order(), _target(options, say) as target:
         card: Card | None = None
         for kv in dict.fromkeys(options.kv or ("none",)):
-            prepared = prepare(target, sets=_sets(options, workloads, kv), report=stages)
+            sets = _sets(options, workloads, kv)
+            prepared = prepare(target, sets=sets, profiles=options.profiles, report=stages)
             _check_plan(prepared, options.device)
             if card is None:
                 say("measuring the machine's rates")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploykit.bench.measure import Summary
+from deploykit.bench.predictions_report import Prediction, prediction_rows
 from deploykit.bench.report import Comparison, HostOverhead, HttpLoad, MachineFacts, Report, Result, Startup
 from deploykit.bench.suite_report import DatasetLoad, Suite
 from deploykit.bench.suite_tables import dataset_rows, suite_rows
@@ -116,6 +117,8 @@ def rows_of(result: Result) -> tuple[str, Row, list[Row]]:
         return suite_rows(result)
     if isinstance(result, DatasetLoad):
         return dataset_rows(result)
+    if isinstance(result, Prediction):
+        return prediction_rows(result)
     raise TypeError(type(result).__name__)
 
 

@@ -31,6 +31,7 @@ class Options:
     settle: float = 0.5  # seconds before each run
     target: str = ""  # what the server is started with
     sets: Sequence[str] = ()
+    profiles: Sequence[str] = ()
     stages: Report = ignore
 
 
@@ -110,7 +111,8 @@ def _ours(
         sides.append(EngineSide(engine, field.vocab))
     if "http" in kinds:
         say("starting the server")
-        sides.append(stack.enter_context(http_side(options.target, options.sets, options.stages)))
+        http = http_side(options.target, options.sets, options.profiles, options.stages)
+        sides.append(stack.enter_context(http))
     return sides
 
 

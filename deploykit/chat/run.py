@@ -33,6 +33,7 @@ def run_chat(
     model: str | None = None,
     system: str | None = None,
     sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
     as_json: bool = False,
     stats: bool | None = None,
     report: Report = ignore,
@@ -45,7 +46,7 @@ def run_chat(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that can't show a character shows `?`
-    with endpoint(target, say=_to_stderr, report=report) as client:
+    with endpoint(target, say=_to_stderr, report=report, profiles=profiles) as client:
         session = open_session(client, model, sampling, system)
         if question is not None:
             return oneshot.run(session, question, as_json=as_json, stats=bool(stats))
@@ -56,18 +57,24 @@ def run_chat(
 
 @contextlib.contextmanager
 def endpoint(
-    target: str | None, *, say: Callable[[str], None], report: Report, recipe_sets: Sequence[str] = ()
+    target: str | None,
+    *,
+    say: Callable[[str], None],
+    report: Report,
+    recipe_sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
 ) -> Iterator[Client]:
     """A client of what `target` names; a private deployment that had to be started ends with the block.
 
-    `say` gets a line on what is talked to, `report` the stages of a start. `recipe_sets` are keys of the recipe,
-    for a deployment that is still to be started.
+    `say` gets a line on what is talked to, `report` the stages of a start. `recipe_sets` are keys of the recipe, and
+    `profiles` some of its profiles, for a deployment that is still to be started.
     """
     key = api_key()
     where = choose(target)
     if isinstance(where, Attach):
-        if recipe_sets:
-            raise ConfigError("--set changes a recipe before it starts", why=f"this is {where.note}")
+        if recipe_sets or profiles:
+            option = "--set" if recipe_sets else "--profile"
+            raise ConfigError(f"{option} changes a recipe before it starts", why=f"this is {where.note}")
         say(f"attached to {where.note}")
         if key and not _is_private(where.base):
             say("the key in DEPLOYKIT_API_KEY goes there unencrypted: prefer https")
@@ -76,15 +83,15 @@ def endpoint(
         yield Client(where.base, key)
         return
     say(f"starting {where.note}")
-    sets = [*recipe_sets, *_own_name(where.target, recipe_sets)]
-    with launch(where.target, sets=sets, private=True, report=report) as launched:
+    sets = [*recipe_sets, *_own_name(where.target, recipe_sets, profiles)]
+    with launch(where.target, sets=sets, profiles=profiles, private=True, report=report) as launched:
         launched.wait_ready(report)
         yield Client(base_url(launched.url))  # asks for no key, and must not be told one
 
 
-def _own_name(target: str, sets: Sequence[str]) -> list[str]:
+def _own_name(target: str, sets: Sequence[str], profiles: Sequence[str]) -> list[str]:
     """The setting by which a private deployment, whose own name is made up, serves the model under the usual one."""
-    loaded = load(target, sets=sets)
+    loaded = load(target, sets=sets, profiles=profiles)
     if loaded.recipe.server.model_names:
         return []
     return [f"server.model_names={json.dumps([loaded.name])}"]

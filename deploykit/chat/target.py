@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import deploykit
+from deploykit import shipped
 from deploykit.chat.client import base_url
 from deploykit.errors import ConfigError
 from deploykit.supervise.state import DeploymentState, read_all
@@ -52,25 +52,14 @@ def choose(target: str | None) -> Attach | Start:
     if _HUB_ID.fullmatch(target) and path.suffix not in (".yaml", ".yml", ".gguf"):
         same = [s for s in shared if s.target == target]
         return _attach(same[-1]) if same else Start(target, f"a private deployment of {target}")
-    if recipe := shipped_recipes().get(target):
+    if recipe := shipped.find(target):
         return choose(str(recipe))
     raise _nowhere(target, [s.name for s in running])
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes of the current folder's checkout, or of the one that this package runs from, by name."""
-    for root in (Path.cwd(), Path(deploykit.__file__).resolve().parents[1]):
-        found = {path.stem: path for path in sorted((root / "recipes").glob("*.yaml"))}
-        if DEFAULT_RECIPE in found:
-            return found
-    return {}
-
-
 def recipe_target(target: str | None) -> str:
-    """What to give to `deploykit up` for `target`: the default recipe for None, a shipped one by its name."""
-    if target is None:
-        return _default_recipe().target
-    return target if Path(target).exists() else str(shipped_recipes().get(target, target))
+    """What to give to `deploykit up` for `target`: the default recipe for None."""
+    return _default_recipe().target if target is None else target
 
 
 def _default(shared: list[DeploymentState]) -> Attach | Start:
@@ -83,14 +72,8 @@ def _default(shared: list[DeploymentState]) -> Attach | Start:
 
 
 def _default_recipe() -> Start:
-    recipe = shipped_recipes().get(DEFAULT_RECIPE)
-    if recipe is None:
-        raise ConfigError(
-            "nothing is running and there is no recipe to start",
-            why=f"recipes/{DEFAULT_RECIPE}.yaml is neither here nor beside the package",
-            fix="name a recipe, a model folder, a GGUF file, a hub id or a URL",
-        )
-    return Start(str(recipe), f"a private deployment of the default recipe {recipe.name}")
+    recipe = shipped.path(DEFAULT_RECIPE)
+    return Start(str(recipe), f"a private deployment of the default recipe {DEFAULT_RECIPE}")
 
 
 def _attach(state: DeploymentState) -> Attach:
@@ -102,8 +85,8 @@ def _is_path(target: str) -> bool:
 
 
 def _nowhere(target: str, running: list[str]) -> ConfigError:
-    known = [*running, *shipped_recipes()]
-    fix = "a recipe, a model folder, a GGUF file, a hub id, a URL or the name of a running deployment"
+    known = [*running, *shipped.names()]
+    fix = "a recipe or the name of a shipped one, a model folder, a GGUF file, a hub id, a URL or a running deployment"
     if near := difflib.get_close_matches(target, known, n=1):
         fix = f"did you mean `{near[0]}`?"
     elif not re.search(r"[/.]", target):

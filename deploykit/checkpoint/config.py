@@ -90,9 +90,12 @@ class ConfigReader:
 
     def num_kv_heads(self, num_heads: int) -> int:
         # Falcon: one KV head for all, unless its newer layout says otherwise.
+        if self.find("multi_query_attention") is True:  # ChatGLM
+            return self.integer("multi_query_group_num", high=1 << 16)
         multi_query = self.find("multi_query") is True and self.find("new_decoder_architecture") is not True
         default = 1 if multi_query else num_heads
-        return self.integer("num_key_value_heads", "num_kv_heads", "n_head_kv", default=default, high=1 << 16)
+        names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_multi_query_heads")
+        return self.integer(*names, default=default, high=1 << 16)
 
 
 def token_ids(*sources: tuple[dict[str, Any], Path], key: str, vocab_size: int) -> tuple[int, ...]:

@@ -166,6 +166,22 @@ def _q6_k(data: Bytes) -> Floats:
     return out.reshape(data.shape[0], -1)
 
 
+# The values of e2m1, doubled; the scale is halved instead.
+_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.float32)
+# 2 ** (e - 128) of every byte e (e8m0); the two smallest are subnormal.
+_E8M0_HALF = np.concatenate((np.array([1 << 21, 1 << 22]), np.arange(1, 255) << 23)).astype(np.uint32)
+
+
+def _mxfp4(data: Bytes) -> Floats:
+    """2 ** (e - 127) * q; block: e8m0 e, e2m1 q[32]."""
+    blocks = _blocks(data, 17)
+    quants = blocks[..., 1:]
+    out = _E2M1[np.concatenate((quants & 0x0F, quants >> 4), axis=-1)]
+    with np.errstate(over="ignore"):  # the largest scales reach infinity, in ggml too
+        out *= _E8M0_HALF.view(np.float32)[blocks[..., :1]]
+    return out.reshape(data.shape[0], -1)
+
+
 _DECODERS: dict[str, Callable[[Bytes], Floats]] = {
     "float32": _float32,
     "float16": _float16,
@@ -178,4 +194,5 @@ _DECODERS: dict[str, Callable[[Bytes], Floats]] = {
     "q4_k": _q4_k,
     "q5_k": _q5_k,
     "q6_k": _q6_k,
+    "mxfp4": _mxfp4,
 }

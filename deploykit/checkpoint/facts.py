@@ -8,6 +8,9 @@ import msgspec
 
 from deploykit.checkpoint.quantization import Quantization
 
+# Ends of names, of what a quantized checkpoint keeps beside its weights.
+_NO_PARAMETERS = ("scales", "scale", "scale_inv", "zeros", "zero_point", "g_idx", "weight_shape")
+
 
 class TensorInfo(msgspec.Struct, frozen=True):
     """One tensor as it lies on the disk, under its Hugging Face name."""
@@ -56,6 +59,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     chat_template: str | None = None
+    # files | hub (headers read by range) | described (a recipe's model.facts: nothing of it can be loaded)
+    origin: str = "files"
+    chat_template_from: str | None = None  # described: the file of the checkpoint that holds its template
 
     def with_rope_factor(self, factor: float | None) -> Facts:
         """The same checkpoint with dynamic NTK scaling of its rotary embedding by `factor`, over its own."""
@@ -71,6 +77,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         ):  # a section for each kind of layer: a window never reaches further than it did
             scaling = {**own, "full_attention": _dynamic(full, factor)}
         return msgspec.structs.replace(self, config={**self.config, key: scaling})
+
+    def with_logn(self, on: bool | None) -> Facts:
+        """The same checkpoint with log-n attention scaling or without it, whatever it says itself; None: as it says."""
+        if on is None:
+            return self
+        return msgspec.structs.replace(self, config={**self.config, "use_logn_attn": on})
 
     def stored_as(self, layout: str) -> bool:
         """Whether tensors lie in the files in this layout (TensorInfo.layout)."""
@@ -92,11 +104,23 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_parameters(self) -> int:
-        return sum(t.num_elements for t in self.tensors)
+        """Of the model: packed weights counted one by one, scales and zero points not at all."""
+        if self.quantization is None:
+            return sum(t.num_elements for t in self.tensors)
+        return sum(_parameters(t, self.quantization.bits or 8) for t in self.tensors)
 
     @property
     def stored_bytes(self) -> int:
         return sum(t.nbytes for t in self.tensors)
+
+
+def _parameters(tensor: TensorInfo, bits: int) -> int:
+    """Parameters that one tensor of a quantized checkpoint holds."""
+    leaf = tensor.name.rpartition(".")[2]
+    if leaf.endswith(_NO_PARAMETERS):
+        return 0
+    packed = leaf in ("qweight", "weight_packed") or leaf.endswith("_blocks")
+    return tensor.nbytes * 8 // bits if packed else tensor.num_elements
 
 
 def _dynamic(own: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -61,4 +61,5 @@ READABLE = {
     "Q4_K": "q4_k",
     "Q5_K": "q5_k",
     "Q6_K": "q6_k",
+    "MXFP4": "mxfp4",
 }

@@ -53,6 +53,7 @@ class GgufTensor(msgspec.Struct, frozen=True):
     type: GgmlType
     nbytes: int
     offset: int  # bytes from the file's start
+    file: str = ""  # the part that holds it, of a model in several files (gguf_split.py)
 
 
 class GgufHeader(msgspec.Struct, frozen=True):
@@ -68,7 +69,12 @@ class GgufHeader(msgspec.Struct, frozen=True):
 def read_header(path: Path) -> GgufHeader:
     """The proven header of a GGUF file."""
     with open_regular(path) as f:
-        return _Parser(path, f).parse()
+        return parse_header(path, f)
+
+
+def parse_header(path: Path, file: BinaryIO) -> GgufHeader:
+    """The same of a file that is open, read from its beginning and no further than needed; `path` is for errors."""
+    return _Parser(path, file).parse()
 
 
 class _Parser:

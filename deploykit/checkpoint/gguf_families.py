@@ -1,7 +1,7 @@
 """The architectures of GGUF files that are read: what each tensor is called in Hugging Face's layout, and its shape.
 
 Names on the left are ggml's (`blk.{i}.attn_q`), on the right Hugging Face's; shapes are named sizes (`sizes` in
-gguf_model.py gives their numbers). A layout says what a converter did to the values, so that it can be undone.
+gguf_tensors.py gives their numbers). A layout says what a converter did to the values, so that it can be undone.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from dataclasses import dataclass, field, replace
 # Layouts of TensorInfo:
 PAIRS = "pairs"  # rows of each head interleaved, as ggml's `llama` rotates neighbouring pairs
 PLUS_ONE = "plus_one"  # one more than Hugging Face stores (norms that multiply by 1 + weight)
-TRANSPOSED = "transposed"
+TRANSPOSED = "transposed"  # the last two dimensions
+# Gate and up, which are one tensor of Hugging Face's, whose columns are theirs in turn (joined.py): shapes are of
+# each half of it.
+ALTERNATE = "alternate"
+ALTERNATE_TRANSPOSED = "alternate_transposed"
+LAYOUTS = ("", PAIRS, PLUS_ONE, TRANSPOSED, ALTERNATE, ALTERNATE_TRANSPOSED)
+
+SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3  # expert_gating_func
 
 
 @dataclass(frozen=True)
 class Part:
     """One tensor of a layer, or of the model where `{i}` isn't in the names."""
 
-    hf: str  # module, without .weight; {experts}, {heads}, {kv_heads}: one tensor for each of them
+    hf: str  # module, without its `ends`; {experts}, {heads}, {kv_heads}: one tensor for each of them
     shape: tuple[str, ...]  # of each Hugging Face tensor, but before a transposition
     bias: str = ""  # "" = none, "yes" = always, else the config key that says it
     layout: str = ""
     bias_layout: str = ""
     when: str = ""  # the config key that must be true for the tensor to be there
+    leaf: str = "weight"  # of its name in the file
+    ends: tuple[str, str] = (".weight", ".bias")  # of Hugging Face's names
 
 
 Parts = dict[str, Part]
@@ -38,6 +47,7 @@ class Family:
     top: Parts = field(default_factory=dict)
     partial_rope: bool = False  # only some of a head's dimensions may rotate
     scaling: tuple[str, ...] = ("none", "linear", "yarn")  # of the rotary embedding
+    gating: int = SOFTMAX  # how experts are weighed
 
 
 def _top(
@@ -87,6 +97,31 @@ def _experts(prefix: str, gate: str, up: str, down: str) -> Parts:
         "ffn_gate_exps": Part(f"{prefix}.experts.{{experts}}.{gate}", ("expert_inner", "hidden")),
         "ffn_up_exps": Part(f"{prefix}.experts.{{experts}}.{up}", ("expert_inner", "hidden")),
         "ffn_down_exps": Part(f"{prefix}.experts.{{experts}}.{down}", ("hidden", "expert_inner")),
+    }
+
+
+def _biased_experts() -> Parts:
+    """Bare parameters that hold the experts of a layer, transposed, gate and up in one."""
+    up = Part(
+        "mlp.experts.up_proj",
+        ("experts", "expert_inner", "hidden"),
+        "yes",
+        ALTERNATE_TRANSPOSED,
+        ALTERNATE,
+        ends=("", "_bias"),
+    )
+    down = replace(
+        up,
+        hf="mlp.experts.down_proj",
+        shape=("experts", "hidden", "expert_inner"),
+        layout=TRANSPOSED,
+        bias_layout="",
+    )
+    return {
+        "ffn_gate_inp": Part("mlp.router", ("experts", "hidden"), "yes"),
+        "ffn_gate_exps": replace(up, hf="mlp.experts.gate_proj"),
+        "ffn_up_exps": up,
+        "ffn_down_exps": down,
     }
 
 
@@ -142,6 +177,38 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3moe": Family(
         "Qwen3MoeForCausalLM", "qwen3_moe", {**_attention(), **_head_norms(), **_norms(), **_MOE}, top=_top()
+    ),
+    "gpt-oss": Family(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        {
+            **_attention("attention_bias", "attention_bias"),
+            "attn_sinks": Part("self_attn.sinks", ("heads",), ends=("", "")),
+            "attn_norm": Part("input_layernorm", ("hidden",)),
+            "post_attention_norm": Part("post_attention_layernorm", ("hidden",)),
+            **_biased_experts(),
+        },
+        top=_top(),
+        scaling=("none", "yarn"),
+        gating=SOFTMAX_OF_CHOSEN,
+    ),
+    "minimax-m2": Family(
+        "MiniMaxM2ForCausalLM",
+        "minimax_m2",
+        {
+            **_attention(),
+            "attn_q_norm": Part("self_attn.q_norm", ("q",)),
+            "attn_k_norm": Part("self_attn.k_norm", ("kv",)),
+            **_norms(),
+            **_experts("block_sparse_moe", "w1", "w3", "w2"),
+            "exp_probs_b": Part(
+                "block_sparse_moe.e_score_correction_bias", ("experts",), leaf="bias", ends=("", "")
+            ),
+        },
+        top=_top(),
+        partial_rope=True,
+        scaling=("none",),
+        gating=SIGMOID,
     ),
     "phi3": Family(
         "Phi3ForCausalLM",
@@ -228,4 +295,21 @@ FAMILIES: dict[str, Family] = {
         },
         scaling=("none",),
     ),
+}
+
+_STATE = "keep a state from token to token, which no engine here holds"
+_ENCODER = "it has an encoder, and the engines run decoders alone"
+# Architectures that no engine here runs, in whatever format their weights are, and why.
+REFUSED: dict[str, str] = {
+    "bloom": "its positions are biases on attention scores (ALiBi), in attention code that can't read paged memory",
+    "deci": "its layers differ in their heads, transformers has no class for it, and a model's own code is never run",
+    "falcon": "transformers' class for it has attention code of its own, which can't read paged memory",
+    "gemma4": "its layers have heads of two sizes, and no engine here keeps keys and values of two sizes",
+    "lfm2": f"its convolutions {_STATE}",
+    "lfm2moe": f"its convolutions {_STATE}",
+    "mamba": f"it has no attention: its layers {_STATE}",
+    "mamba2": f"it has no attention: its layers {_STATE}",
+    "t5": _ENCODER,
+    "t5encoder": _ENCODER,
+    "umt5": _ENCODER,
 }

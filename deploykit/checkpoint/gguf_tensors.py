@@ -10,9 +10,9 @@ from deploykit.checkpoint.errors import CheckpointError
 from deploykit.checkpoint.facts import TensorInfo
 from deploykit.checkpoint.ggml_types import READABLE
 from deploykit.checkpoint.gguf import GgufTensor
-from deploykit.checkpoint.gguf_config import Source
-from deploykit.checkpoint.gguf_families import TRANSPOSED, Part
+from deploykit.checkpoint.gguf_families import ALTERNATE_TRANSPOSED, TRANSPOSED, Part
 from deploykit.checkpoint.gguf_rope import rope_tensors
+from deploykit.checkpoint.gguf_source import Source
 
 MAX_TENSORS = 1 << 20  # of all layers, experts counted one by one
 _EACH = re.compile(r"\{(experts|heads|kv_heads)\}")
@@ -92,9 +92,10 @@ def _leaves(
     shape = tuple(numbers[size] for size in part.shape)
     each = _EACH.search(hf)
     count = numbers[each[1]] if each else 0
-    yield f"{name}.weight", (f"{hf}.weight", (count, *shape) if each else shape, count, part.layout)
+    end, bias_end = part.ends
+    yield f"{name}.{part.leaf}", (hf + end, (count, *shape) if each else shape, count, part.layout)
     if part.bias == "yes" or (part.bias and flags.get(part.bias)):
-        yield f"{name}.bias", (f"{hf}.bias", shape[:1], 0, part.bias_layout)
+        yield f"{name}.bias", (hf + bias_end, shape[:-1] or shape, 0, part.bias_layout)
 
 
 def _place(
@@ -114,9 +115,9 @@ def _place(
         )
     if len(t.shape) == 1 and len(shape) == 1 and t.type.block > 1:
         raise CheckpointError(f"a {t.type.name} vector isn't supported", file=source.path, tensor=t.name)
-    dtype, file = READABLE[t.type.name], source.path.name
+    dtype, file = READABLE[t.type.name], t.file or source.path.name
     if not count:
-        final = shape[::-1] if layout == TRANSPOSED else shape
+        final = (*shape[:-2], shape[-1], shape[-2]) if layout in (TRANSPOSED, ALTERNATE_TRANSPOSED) else shape
         return [TensorInfo(hf, final, dtype, t.nbytes, file, t.offset, layout)]
     size = t.nbytes // count  # the outermost dimension: each one's bytes lie together
     return [

@@ -54,7 +54,9 @@ class RawReader:
     def path(self, tensor: TensorInfo) -> Path:
         """The file that holds the tensor."""
         path = Path(self._facts.path)
-        return path if self._facts.format == "gguf" else member(path, tensor.file)
+        if self._facts.format != "gguf":
+            return member(path, tensor.file)
+        return path if tensor.file == path.name else member(path.parent, tensor.file)
 
     def read(self, tensor: TensorInfo, out: Bytes, start: int = 0) -> None:
         """Fill `out` (contiguous) with the tensor's bytes from byte `start` on. Raises CheckpointError."""
@@ -86,7 +88,7 @@ class RawReader:
             now = os.fstat(fd)
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 path = Path(self._facts.path)
-                file = path if self._facts.format == "gguf" else path / name
+                file = path.with_name(name) if self._facts.format == "gguf" else path / name
                 raise CheckpointError("the file has changed while it was read", file=file, fix=_FIX)
 
     def _open(self, tensor: TensorInfo) -> int:

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from deploykit.checkpoint import gguf, safetensors
+from deploykit.checkpoint import gguf_split, safetensors
 from deploykit.checkpoint.config import ConfigReader, token_ids, without_code
 from deploykit.checkpoint.errors import CheckpointError, printable
 from deploykit.checkpoint.facts import Facts, TensorInfo
 from deploykit.checkpoint.files import exists, member, open_regular, read_json, read_text
-from deploykit.checkpoint.gguf_config import Source, make_config
+from deploykit.checkpoint.gguf_config import make_config
+from deploykit.checkpoint.gguf_source import Source
 from deploykit.checkpoint.gguf_tensors import map_tensors
 from deploykit.checkpoint.quantization import read_quantization
 from deploykit.checkpoint.refuse import check_folder, gguf_files, names_of
@@ -47,14 +48,19 @@ def read_facts(path: Path | str, format: str = "auto") -> Facts:
         facts = _read_folder(path) if file is None else _read_gguf(file)
     else:
         facts = _read_file(path)
+    check_format(facts, format)
+    return facts
+
+
+def check_format(facts: Facts, format: str) -> None:
+    """Raises CheckpointError where a recipe's `model.format` asks for another one."""
     if format not in ("auto", facts.layout):
         raise CheckpointError(
             f"the recipe asks for {format}, and the model is {facts.layout}",
-            file=path,
+            file=facts.path,
             why=facts.quantized or f"its weights are stored as {facts.weight_dtype}",
             fix=f"set model.format to {facts.layout if facts.layout in FORMATS else 'auto'}, or name another model",
         )
-    return facts
 
 
 def _gguf_of(folder: Path, format: str) -> Path | None:
@@ -97,10 +103,26 @@ def _read_folder(folder: Path) -> Facts:
     generation: dict[str, Any] = {}
     if exists(folder, generation_path.name):
         generation = without_code(read_json(member(folder, generation_path.name)))
-    read = ConfigReader(config, config_path)
     tensors = safetensors.read_folder(folder)
     if not tensors:
         raise CheckpointError("the checkpoint holds no tensors", file=folder)
+    facts = facts_of(folder, config_path, config, generation_path, generation, tensors)
+    return msgspec.structs.replace(facts, chat_template=_chat_template(folder))
+
+
+def facts_of(
+    folder: Path,
+    config_path: Path,
+    config: dict[str, Any],
+    generation_path: Path,
+    generation: dict[str, Any],
+    tensors: tuple[TensorInfo, ...],
+) -> Facts:
+    """The facts of a config.json and the tensors beside it; the paths are named in errors.
+
+    Where the config doesn't say how weights are quantized, it is looked for in files of `folder`.
+    """
+    read = ConfigReader(config, config_path)
     quantization, section = read_quantization(folder, config, read.text)
     if quantization is not None:
         config = {**config, "quantization_config": section}
@@ -110,7 +132,7 @@ def _read_folder(folder: Path) -> Facts:
         _refuse_packed(folder, tensors)
     num_heads = read.integer("num_attention_heads", "n_head", "n_heads", "num_heads", high=1 << 16)
     hidden = read.integer("hidden_size", "n_embd", "d_model", "dim")
-    vocab_size = read.integer("vocab_size")
+    vocab_size = read.integer("vocab_size", "padded_vocab_size")
     sources = ((generation, generation_path), (read.text, config_path), (config, config_path))
     bos = token_ids(*sources, key="bos_token_id", vocab_size=vocab_size)
     return Facts(
@@ -140,7 +162,6 @@ def _read_folder(folder: Path) -> Facts:
         tie_word_embeddings=_tied(config, read.text, tensors),
         bos_token_id=bos[0] if bos else None,
         eos_token_ids=token_ids(*sources, key="eos_token_id", vocab_size=vocab_size),
-        chat_template=_chat_template(folder),
     )
 
 
@@ -197,12 +218,9 @@ def _chat_template(folder: Path) -> str | None:
 
 
 def _read_gguf(path: Path) -> Facts:
-    header = gguf.read_header(path)
+    header = gguf_split.read_whole(path)
     source = Source(path, header)
     meta = source.meta
-    if meta.values.get("split.count", 1) not in (0, 1):
-        fix = "merge its parts into one file (llama-gguf-split --merge)"
-        raise CheckpointError("split GGUF files aren't supported", file=path, fix=fix)
     config = make_config(source)
     tensors = map_tensors(source, config)
     template = meta.text("tokenizer.chat_template")

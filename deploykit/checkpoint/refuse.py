@@ -8,6 +8,7 @@ from pathlib import Path
 from deploykit.checkpoint import safetensors
 from deploykit.checkpoint.errors import CheckpointError, printable
 from deploykit.checkpoint.files import open_regular
+from deploykit.checkpoint.gguf_split import without_rest
 from deploykit.checkpoint.pickled import pickled_weights
 
 _TURBOMIND_KEYS = (
@@ -35,8 +36,8 @@ def names_of(folder: Path) -> list[str]:
 
 
 def gguf_files(names: list[str]) -> list[str]:
-    """The models among them: not the projectors that bring pictures to one."""
-    return [n for n in names if n.endswith(".gguf") and not n.startswith("mmproj")]
+    """The models among them: not the projectors that bring pictures to one; of a model in parts, the first."""
+    return without_rest([n for n in names if n.endswith(".gguf") and not n.startswith("mmproj")])
 
 
 def check_folder(folder: Path) -> None:

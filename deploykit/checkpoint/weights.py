@@ -13,6 +13,7 @@ from deploykit.checkpoint.convert import TARGETS, converted_file
 from deploykit.checkpoint.errors import CheckpointError
 from deploykit.checkpoint.facts import Facts
 from deploykit.checkpoint.files import member
+from deploykit.checkpoint.joined import wholes
 
 _CASTABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -30,7 +31,7 @@ def iter_weights(facts: Facts, dtype: str, cache: Path) -> Iterator[tuple[str, t
             f"weights can't be read as {dtype}", file=facts.path, why=f"known: {', '.join(TARGETS)}"
         )
     if facts.format == "gguf":
-        files = [(converted_file(facts, dtype, cache), [t.name for t in facts.tensors])]
+        files = [(converted_file(facts, dtype, cache), [w.name for w in wholes(facts.tensors)])]
     else:
         by_file: dict[str, list[str]] = {}
         for t in facts.tensors:

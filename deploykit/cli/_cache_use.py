@@ -12,7 +12,7 @@ from deploykit.errors import DeploykitError
 if TYPE_CHECKING:
     from deploykit.hub.cache import Entry
 
-_KNOWN = ("hf", "modelscope", "files", "converted", "staging", "locks", "records")
+_KNOWN = ("hf", "modelscope", "files", "headers", "converted", "staging", "locks", "records")
 
 
 def users_of(found: Sequence[Entry], cache: Path) -> dict[str, list[str]]:
@@ -49,7 +49,7 @@ def _deployments() -> dict[int, str]:
 
 def _recipes(cache: Path) -> dict[str, list[str]]:
     """Recipes of the checkout and of the current folder whose model is in the cache, by its path."""
-    from deploykit.deployment.sources import refs_of
+    from deploykit.deployment.sources import models_folder, refs_of
     from deploykit.doctor.recipes import shipped_recipes
     from deploykit.hub import locate
     from deploykit.recipe import load_recipe
@@ -58,7 +58,7 @@ def _recipes(cache: Path) -> dict[str, list[str]]:
     for path in shipped_recipes():
         with contextlib.suppress(DeploykitError, OSError):
             loaded = load_recipe(path)
-            found = locate(refs_of(loaded.recipe.model), cache=cache)
+            found = locate(refs_of(loaded.recipe.model), cache=models_folder(loaded, cache))
             if found is not None:
                 names.setdefault(str(found.path), []).append(loaded.name)
     return names

@@ -22,6 +22,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u20
 
 LABELS = {
     "recipe": "recipe valid",
+    "headers": "headers",
     "weights": "weights",
     "plan": "plan",
     "native": "native library",

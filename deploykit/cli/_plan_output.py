@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploykit.checkpoint.facts import Facts
+    from deploykit.deployment.facts import Found
     from deploykit.errors import DeploykitError
     from deploykit.hardware.described import Described
     from deploykit.hardware.machine import Machine
     from deploykit.plan import Plan, PlanError
+    from deploykit.plan.outlook import Outlook
     from deploykit.plan.types import Candidate, Change, MemoryItem
     from deploykit.prompt.templates.resolve import Resolved
 
@@ -31,9 +32,13 @@ def machine_data(machine: Described | None, probed: Machine) -> dict[str, Any]:
     return {"name": machine.origin, "described": True, "assumed": machine.assumed, "facts": machine.machine}
 
 
-def model_data(facts: Facts) -> dict[str, Any]:
+def model_data(found: Found) -> dict[str, Any]:
+    facts = found.facts
     return {
         "path": facts.path,
+        "origin": facts.origin,
+        "facts_from": found.source,
+        "failures": found.failures,
         "architecture": facts.architecture,
         "format": facts.format,
         "weight_dtype": facts.weight_dtype,
@@ -44,15 +49,13 @@ def model_data(facts: Facts) -> dict[str, Any]:
 
 def sums_data(made: Plan) -> dict[str, Any]:
     """What the text works out from the plan."""
-    from deploykit.doctor.recipes import sessions_of
-
     return {
         "device": made.device_name,
         "total_bytes": made.total_bytes,
         "left_bytes": made.memory_limit - made.total_bytes,
         "kv_bytes_per_token": made.block_bytes / made.block_len,
         "kv_tokens": made.num_blocks * made.block_len,
-        "sessions": sessions_of(made),
+        "sessions": made.sessions,
     }
 
 
@@ -75,6 +78,7 @@ def refusal_data(error: PlanError) -> dict[str, Any]:
         "device": error.device_name or None,
         "memory": error.memory,
         "memory_limit": error.memory_limit,
+        "kv": None if error.outlook is None else error.outlook.kv,
         "total_bytes": total,
         "missing_bytes": max(0, total - error.memory_limit),
     }
@@ -84,16 +88,15 @@ def refusal_data(error: PlanError) -> dict[str, Any]:
 
 
 def print_plan(
-    made: Plan, facts: Facts, template: Resolved | None, machine: Described | None, more: Sequence[Change]
+    made: Plan, found: Found, template: Resolved | None, machine: Described | None, more: Sequence[Change]
 ) -> None:
     from deploykit.cli._tables import Printer
-    from deploykit.doctor.recipes import sessions_of
     from deploykit.plan.text import format_bytes, format_count
 
     out = Printer()
     out.line(f"{made.name}: {made.engine} on {made.device}, {made.dtype}", style="bold")
     _print_machine(out, machine)
-    out.line(f"model: {made.architecture}, {facts.num_parameters / 1e6:,.0f}M parameters, {made.model_path}")
+    _print_model(out, found)
     _print_assumed(out, machine)
     _print_engines(out, made.candidates)
     if made.needs:
@@ -108,7 +111,7 @@ def print_plan(
         f"  {format_count(made.num_blocks)} blocks of {made.block_len} tokens"
         f" ({format_bytes(made.block_bytes)} a block, {per_token / 1024:g} KiB a token)"
     )
-    sessions = sessions_of(made)
+    sessions = made.sessions
     plural = "session" if sessions == 1 else "sessions"
     out.line(
         f"  {format_count(tokens)} tokens: {format_count(sessions)} full {plural} of {format_count(made.session_len)}; "
@@ -125,17 +128,31 @@ def print_plan(
     _print_changes(out, "For more sessions", more)
 
 
-def print_refusal(name: str, error: PlanError, machine: Described | None) -> None:
+def _print_model(out: Any, found: Found) -> None:
+    facts = found.facts
+    away = {"files": "", "hub": " (not fetched)", "described": ""}[facts.origin]
+    out.line(
+        f"model: {facts.architecture}, {facts.num_parameters / 1e6:,.0f}M parameters, {facts.path}{away}"
+    )
+    out.line(f"facts: {found.source}")
+    for failure in found.failures:
+        out.line(f"note: {failure}")
+
+
+def print_refusal(name: str, error: PlanError, machine: Described | None, found: Found) -> None:
     from deploykit.cli._tables import Printer
 
     out = Printer()
     out.line(f"{name}: no plan", style="bold")
     _print_machine(out, machine)
+    _print_model(out, found)
     _print_assumed(out, machine)
     if error.candidates:
         _print_engines(out, error.candidates)
     if error.memory:
         _print_memory(out, error.device_name, error.memory, error.memory_limit)
+    if error.outlook is not None:
+        _print_outlook(out, error.outlook)
     _print_changes(out, "Changes that would make it fit, cheapest first", error.changes)
     out.flush()
 
@@ -194,6 +211,21 @@ def _print_memory(out: Any, device: str, memory: tuple[MemoryItem, ...], limit: 
         rows.append(("missing", format_count(-left), format_bytes(-left), ""))
     out.heading(f"Memory of {device}" if device else "Memory")
     out.table(rows, ("", "bytes", "", ""), right=(1, 2), styles={"total": "bold", "missing": "red"})
+
+
+def _print_outlook(out: Any, outlook: Outlook) -> None:
+    """The kinds of layers behind the table of a model that no engine runs."""
+    from deploykit.plan.text import format_bytes
+
+    if outlook.kv is None:
+        out.line(f"  KV memory: {outlook.problem}, and no formula covers that")
+        return
+    out.heading("KV memory by kind of layer")
+    rows = (
+        (row.kind, f"{row.layers} layers", format_bytes(row.session_bytes), row.note)
+        for row in outlook.kv.rows
+    )
+    out.table(rows, ("kind", "layers", "a session", "what"), right=(2,))
 
 
 def _print_changes(out: Any, heading: str, changes: Sequence[Change]) -> None:

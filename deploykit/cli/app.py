@@ -20,22 +20,29 @@ COMMANDS: dict[str, str] = {
     "ps": "List deployments.",
     "logs": "Show what a deployment logged.",
     "down": "Drain and stop deployments.",
+    "ls": "List the shipped recipes.",
+    "show": "Print a shipped recipe, alone or with what it extends.",
+    "cp": "Copy a shipped recipe, as one file to change.",
+    "init": "Write a commented recipe that fits a model to this machine.",
     "validate": "Check recipes and show every mistake at its line.",
+    "config": "Print a recipe with everything merged, and where each value comes from.",
     "explain": "Explain an error code of recipes, with an example and the way out.",
     "plan": "Show the engine, the memory and the reasons before anything is downloaded.",
     "templates": "List chat templates; show or render one, or the one of a model.",
     "pull": "Fetch a model's files, or show what would be fetched.",
+    "lock": "Write down which commit and files a recipe's model is; --check compares.",
     "cache": "Show, check and clean the cache of models.",
     "convert": "Make safetensors of a model in .bin or .pth files.",
     "build": "Compile the native engine for this machine.",
     "doctor": "Judge this machine: what works, what doesn't, how to fix it.",
     "bench": "Measure a deployment.",
-    "schema": "Print the recipe's JSON Schema, or one key of it.",
+    "schema": "Print the recipe's JSON Schema, or explain one key of it.",
+    "completion": "Print the script that completes command lines in bash, zsh or fish.",
     "version": "Print the version.",
 }
 
 _FILES = (".yaml", ".yml", ".gguf")
-_EPILOG = "`deploykit COMMAND --help` explains a command. To begin: deploykit up recipes/smollm2-135m.yaml"
+_EPILOG = "`deploykit COMMAND --help` explains a command. To begin: deploykit up smollm2-135m"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,8 +90,12 @@ def _dispatch(args: list[str]) -> int:
     if args[0] in ("-V", "--version"):
         args[0] = "version"
     name = args[0]
+    if name == "__complete":  # asked by the script of `deploykit completion`, at every Tab
+        from deploykit.cli._complete import main as complete
+
+        return complete(args[1:])
     if name not in COMMANDS:
-        return _unknown(name)
+        return _unknown(args)
     return _run(name, _load(name), args[1:])
 
 
@@ -111,6 +122,8 @@ def _run(name: str, function: Callable[..., Any], args: list[str]) -> int:
         # A wrong flag or value; the class has no public name that is the same in every Typer.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
+            if option := getattr(error, "option_name", None):
+                _explain_option(str(option))
             return int(error.exit_code)
         raise
     return result if isinstance(result, int) else EXIT_OK
@@ -131,12 +144,26 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _unknown(name: str) -> int:
+def _explain_option(name: str) -> None:
+    """What an unknown option means to somebody who knows it from another server."""
+    from deploykit.recipe.foreign import option
+
+    if hint := option(name):
+        print(f"  fix:   {hint}", file=sys.stderr)
+
+
+def _unknown(args: list[str]) -> int:
     from difflib import get_close_matches
 
+    from deploykit.recipe.foreign import command
+
+    name = args[0]
     kind = "option" if name.startswith("-") else "command"
     error = DeploykitError(f"there is no {kind} {name!r}", exit_code=EXIT_USAGE)
-    if close := get_close_matches(name, COMMANDS, n=1):
+    if hint := command(args):
+        error.why = hint.text
+        error.fix = hint.line
+    elif close := get_close_matches(name, COMMANDS, n=1):
         error.fix = f"did you mean `deploykit {close[0]}`?"
     elif kind == "command" and (name.endswith(_FILES) or os.path.exists(name)):  # noqa: PTH110 - never raises
         error.fix = f"to serve it: deploykit up {name}"

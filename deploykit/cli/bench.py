@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from deploykit.cli._options import Profiles, Sets
 from deploykit.cli._output import stage_display
 from deploykit.errors import ConfigError
 
@@ -81,17 +82,23 @@ def bench(
         SuiteName | None,
         typer.Option(help="Five fixed workloads through the engine's socket, beside what the card can do."),
     ] = None,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions", help="The plan's bytes and KV blocks against what each engine then holds."
+        ),
+    ] = False,
     shape: Annotated[
         str | None,
         typer.Option(
             metavar="SHAPE",
-            help="With --suite: random weights of this shape, llama-3-8b (the default without a TARGET) or tiny.",
+            help="With --suite, --predictions: random weights of this shape, llama-3-8b (the suite's own) or tiny.",
             show_default=False,
         ),
     ] = None,
     weights: Annotated[
         Weights | None,
-        typer.Option(help="With --suite and random weights; bf16 where nothing is said.", show_default=False),
+        typer.Option(help="With random weights; bf16 where nothing is said.", show_default=False),
     ] = None,
     repeat: Annotated[
         int | None,
@@ -102,7 +109,10 @@ def bench(
         ),
     ] = None,
     device: Annotated[
-        Device | None, typer.Option(help="With --suite: cuda unless said otherwise.", show_default=False)
+        Device | None,
+        typer.Option(
+            help="With --suite (cuda unless said otherwise) and --predictions (cpu).", show_default=False
+        ),
     ] = None,
     dataset: Annotated[
         Path | None,
@@ -165,7 +175,8 @@ def bench(
     kv: Annotated[
         list[KVType] | None,
         typer.Option(
-            help="With --perplexity and --suite: results for this KV type; repeatable.", show_default=False
+            help="With --perplexity, --suite and --predictions: results for this KV type; repeatable.",
+            show_default=False,
         ),
     ] = None,
     prompt_len: Annotated[
@@ -186,9 +197,8 @@ def bench(
         str | None,
         typer.Option("--model", "-m", metavar="NAME", help="Which model, where several are served."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="A key of the recipe; repeatable.")
-    ] = None,
+    set_: Sets = None,
+    profiles: Profiles = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -206,7 +216,9 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the raw data instead of tables.")] = False,
 ) -> int:
-    """Measure. Without --suite, --dataset, --vs, --perplexity, --against, --host-overhead or --startup: HTTP load."""
+    """Measure. With none of --suite, --predictions, --dataset, --vs, --perplexity, --against, --host-overhead and
+    --startup: HTTP load."""
+    from deploykit.bench.predictions import PredictionOptions
     from deploykit.bench.run import Request, run_bench
     from deploykit.bench.suite import SuiteOptions
     from deploykit.chat.target import recipe_target
@@ -224,9 +236,23 @@ def bench(
             repeat=repeat,
             device=(device or Device.cuda).value,
             sets=set_ or (),
+            profiles=profiles or (),
         )
-    elif shape or weights or repeat or device:
-        raise ConfigError("--shape, --weights, --repeat and --device go with --suite")
+    elif repeat or ((shape or weights or device) and not predictions):
+        raise ConfigError(
+            "--shape, --weights, --repeat and --device go with --suite, and all but --repeat with --predictions"
+        )
+    predicted = None
+    if predictions:
+        named = recipe_target(target) if target is not None or shape is None else None
+        predicted = PredictionOptions(
+            target=named,
+            shape=shape,
+            weights=weights.value if weights is not None else None,
+            device=(device or Device.cpu).value,
+            kv=[kind.value for kind in kv or ()],
+            sets=set_ or (),
+        )
     display = stage_display(sys.stderr)
     with contextlib.closing(display):
         return run_bench(
@@ -236,6 +262,7 @@ def bench(
                 host_overhead=host_overhead,
                 startup=startup,
                 suite=options,
+                predictions=predicted,
                 dataset=dataset,
                 num_prompts=num_prompts,
                 tokenizer=tokenizer,
@@ -253,6 +280,7 @@ def bench(
                 runs=runs,
                 model=model,
                 sets=set_ or (),
+                profiles=profiles or (),
                 report=display.report,
                 output=output,
                 plot=plot,

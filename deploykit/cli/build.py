@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploykit.cli._options import Json
 from deploykit.errors import EXIT_OK, ConfigError, DeploykitError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def build(
     force: Annotated[
         bool, typer.Option("--force", help="Build again, even where it is built already.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json_: Json = False,
 ) -> int:
     """Compile the native engine into the cache folder, once for each state of its sources.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploykit.cli._options import Json
 from deploykit.errors import EXIT_FAILURE, EXIT_OK, ConfigError, DeploykitError
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def cache(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With rm and prune: show what would go, remove nothing.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    dir_: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", help="Another folder than the cache: a recipe's model.download_dir.", show_default=False
+        ),
+    ] = None,
+    json_: Json = False,
 ) -> int:
     """Show, check and clean the cache of models.
 
@@ -63,7 +70,7 @@ def cache(
     from deploykit.fsutil import cache_dir
 
     _check_options(action, names, yes, older_than, dry_run)
-    folder = cache_dir()
+    folder = cache_dir() if dir_ is None else _folder(dir_)
     match action:
         case Action.ls:
             return _ls(folder, names or [], json_)
@@ -91,6 +98,15 @@ def _check_options(
         raise ConfigError("--older-than goes with `cache prune`", fix="leave it out")
     if dry_run and action not in (Action.rm, Action.prune):
         raise ConfigError("--dry-run goes with `cache rm` and `cache prune`", fix="leave it out")
+
+
+def _folder(path: Path) -> Path:
+    folder = path.expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {path}", fix="name the model.download_dir of a recipe, or leave --dir out"
+        )
+    return folder
 
 
 def _seconds(text: str | None) -> float:

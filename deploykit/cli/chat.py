@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from deploykit.cli._options import Profiles
 from deploykit.cli._output import stage_display
 from deploykit.errors import ConfigError
 
@@ -18,7 +19,8 @@ def chat(
         str | None,
         typer.Argument(
             metavar="TARGET",
-            help="A recipe, a URL, a model folder, a GGUF file, a hub id, or the name of a running deployment. "
+            help="A recipe, the name of a shipped one, a URL, a model folder, a GGUF file, a hub id, or the name of a "
+            "running deployment. "
             "Default: the one that runs, else the recipe smollm2-135m.",
             show_default=False,
         ),
@@ -40,6 +42,7 @@ def chat(
             "--set", metavar="K=V", help="A sampling parameter, such as temperature=0.2; repeatable."
         ),
     ] = None,
+    profiles: Profiles = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="NAME", help="Which model, where several are served."),
@@ -71,6 +74,7 @@ def chat(
             model=model,
             system=system,
             sets=set_ or (),
+            profiles=profiles or (),
             as_json=json_,
             stats=stats,
             report=display.report,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploykit.cli._options import Json
 from deploykit.cli._output import stage_display
 from deploykit.errors import EXIT_OK, ConfigError
 
@@ -37,7 +38,7 @@ def convert(
             help="Meta's layout: the trained length, where it isn't the usual one.",
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json_: Json = False,
 ) -> int:
     """Make safetensors of a model whose weights are pickles (.bin, .pth).
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploykit.errors import EXIT_FAILURE, EXIT_OK
+from deploykit.cli._options import Json, Profiles, Sets
+from deploykit.errors import EXIT_FAILURE, EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
-    from deploykit.doctor import RecipeRow, Report
+    from collections.abc import Iterator
 
-MARKS = {"ok": "✔", "warn": "!", "fail": "✘", "skip": "-"}
-STYLES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
-FITS = {"yes": "yes", "no": "no", "unknown": "?", "invalid": "invalid"}
+    from deploykit.doctor import Report
+    from deploykit.recipe import LoadedRecipe
 
 
 def doctor(
@@ -25,60 +28,77 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    set_: Sets = None,
+    profile: Profiles = None,
+    json_: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for a warning too.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write a report to pass on, without credentials and names. FILE must not exist.",
+            show_default=False,
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="On a terminal too, show every check and every reason.")
+    ] = False,
 ) -> int:
     """Examine this machine: what works, what doesn't, why it matters and how to fix it.
 
-    Exit code 0: nothing failed. 1: something did (with --strict: or was warned about).
+    Exit code 0: nothing failed. 1: something did (with --strict: or was warned about). 2: the recipe
+    is wrong, or the report's file is there already.
     """
     from deploykit.deployment.target import open_target
     from deploykit.doctor import examine
+    from deploykit.doctor.bundle import check_free
 
-    report = examine(open_target(recipe) if recipe is not None else None)
+    if report is not None:
+        check_free(report)  # before anything is looked at
+    given = None
+    if recipe is not None:
+        given = open_target(recipe, sets=set_ or (), profiles=profile or ())
+    elif set_ or profile:
+        raise ConfigError(
+            "--set and --profile are for a recipe", fix="name one: deploykit doctor RECIPE --profile NAME"
+        )
+    with _busy():
+        found = examine(given)
     if json_:
         import msgspec
 
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        _print(report)
+        from deploykit.cli._doctor_output import print_report
+
+        print_report(found, verbose=verbose)
+    if report is not None:
+        _write(found, given, report)
     bad = ("fail", "warn") if strict else ("fail",)
-    return EXIT_FAILURE if report.status in bad else EXIT_OK
+    return EXIT_FAILURE if found.status in bad else EXIT_OK
 
 
-def _print(report: Report) -> None:
-    from deploykit.cli._tables import Printer
+def _write(found: Report, given: LoadedRecipe | None, path: Path) -> None:
+    from deploykit.doctor.bundle import write_report
 
-    out = Printer()
-    width = max(len(check.title) for check in report.checks)
-    for check in report.checks:
-        style = STYLES[check.status]
-        out.line(f"{MARKS[check.status]} {check.title:<{width}}  {check.found}", style=style)
-        if check.status in ("warn", "fail"):
-            for label, text in (("why", check.why), ("fix", check.fix)):
-                if text:
-                    out.line(f"  {'':<{width}}  {label}: {text}")
-    if report.recipes:
-        out.heading("Recipes on this machine")
-        out.table(
-            [("recipe", "engine", "fits", "sessions", "why"), *map(_row, report.recipes)],
-            ("recipe", "engine", "fits", "sessions", "why"),
-        )
-    out.line("")
-    out.line(_verdict(report), style=f"bold {STYLES[report.status]}")
+    write_report(found, path, given=given)
+    print(
+        f"report written to {path}: credentials, user names, home folders and this machine's name are masked; "
+        "read it before you pass it on",
+        file=sys.stderr,
+    )
 
 
-def _row(row: RecipeRow) -> tuple[str, str, str, str, str]:
-    engine = f"{row.engine} on {row.device}" if row.engine else "-"
-    sessions = f"{row.sessions} x {row.session_len}" if row.sessions else "-"
-    return row.recipe, engine, FITS[row.fits], sessions, row.why
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """A spinner on a terminal for as long as the examination takes."""
+    from deploykit.cli._output import coloured
 
+    if not coloured(sys.stderr):
+        yield
+        return
+    from rich.console import Console
 
-def _verdict(report: Report) -> str:
-    failed = [check.title for check in report.checks if check.status == "fail"]
-    warned = [check.title for check in report.checks if check.status == "warn"]
-    if failed:
-        return f"{len(failed)} of {len(report.checks)} checks failed: {', '.join(failed)}"
-    if warned:
-        return f"This machine can serve models; {len(warned)} to look at: {', '.join(warned)}"
-    return "This machine is ready to serve models."
+    with Console(stderr=True).status("examining this machine"):
+        yield

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from deploykit.cli._options import Json
 from deploykit.cli._output import coloured, paint
 from deploykit.errors import ConfigError
 
@@ -17,7 +18,7 @@ def explain(
     code: Annotated[
         str | None, typer.Argument(metavar="[CODE]", help="Such as `unknown-key`; without it: all codes.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Explain an error code of recipes, or list the codes."""
     from deploykit.recipe.codes import CODES

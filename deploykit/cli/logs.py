@@ -49,5 +49,5 @@ def _only() -> str:
     raise ConfigError(
         "which deployment?" if live else "there is no deployment",
         why=f"these run: {', '.join(live)}" if live else None,
-        fix=f"deploykit logs {live[0]}" if live else "start one: deploykit up recipes/smollm2-135m.yaml",
+        fix=f"deploykit logs {live[0]}" if live else "start one: deploykit up smollm2-135m",
     )

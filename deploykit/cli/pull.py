@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploykit.errors import EXIT_OK
+from deploykit.cli._options import Json, Profiles, Sets
+from deploykit.errors import EXIT_OK, ConfigError
 
 if TYPE_CHECKING:
     from deploykit.hub import Fetched, Preview
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 def pull(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A recipe, or a hub id (owner/name).", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TARGET", help="A recipe, the name of a shipped one, or a hub id.", show_default=False
+        ),
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Another value for a key of the recipe; repeatable."),
-    ] = None,
+    set_: Sets = None,
+    profiles: Profiles = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the source, the commit and the files; fetch nothing.")
     ] = False,
@@ -32,23 +34,34 @@ def pull(
             help="Fetch .bin and .pth files too, for `deploykit convert`. They are pickles: never served as they are.",
         ),
     ] = False,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="Demand the recipe's lock: that commit, those files, or an error."),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Make no connection.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json_: Json = False,
 ) -> int:
     """Fetch a model's files into the cache, or show what would be fetched.
 
     An interrupted pull goes on where it was left. Exit code 1: no source answered. 3: too little disk space.
     """
-    from deploykit.deployment.sources import refs_of
+    from deploykit.deployment.sources import models_folder, refs_for
     from deploykit.deployment.target import open_target
     from deploykit.fsutil import cache_dir
 
-    loaded = open_target(target, sets=set_ or ())
-    cache = cache_dir()
+    loaded = open_target(target, sets=set_ or (), profiles=profiles or ())
+    if locked:
+        if allow_bin:
+            why = "a lock is of what is served"
+            raise ConfigError("--locked and --allow-bin exclude each other", why=why, fix="leave one out")
+        from deploykit.recipe.lock import with_lock
+
+        loaded = with_lock(loaded)
+    cache = models_folder(loaded, cache_dir())
     if dry_run:
         from deploykit.hub import preview
 
-        refs = refs_of(loaded.recipe.model, allow_bin=allow_bin)
+        refs = refs_for(loaded, allow_bin=allow_bin)
         return _show(preview(refs, cache=cache, offline=offline), cache, json_)
     from deploykit.cli._output import stage_display
     from deploykit.deployment.sources import fetch_weights
@@ -108,6 +121,7 @@ def _show(found: Preview, cache: Path, json_: bool) -> int:
                 "bytes": total,
                 "present": found.present,
                 "missing": missing,
+                "transfer": found.transfer if found.transfer is not None else missing,
                 "free": free_bytes(cache),
                 "failures": found.failures,
             }
@@ -115,7 +129,7 @@ def _show(found: Preview, cache: Path, json_: bool) -> int:
     else:
         _print_preview(found, missing, free_bytes(cache))
     if missing:
-        require_space(cache, missing, what=found.source)
+        require_space(cache, missing + (found.transfer or 0), what=found.source)
     return EXIT_OK
 
 
@@ -130,7 +144,7 @@ def _print_preview(found: Preview, missing: int | None, free: int) -> None:
     out.line(f"source    {found.source}")
     if found.found is not None:
         print(f"path      {safe(str(found.found.path))}")  # whole, however narrow the terminal is
-        out.line("nothing to fetch: it is on the disk")
+        out.line(f"nothing to fetch: it is on the disk; {format_bytes(free)} are free")
         return
     resolved = found.resolved
     if resolved is None:
@@ -145,6 +159,11 @@ def _print_preview(found: Preview, missing: int | None, free: int) -> None:
     out.line("")
     if missing is None:
         out.line(f"its size is known when the download starts; {format_bytes(free)} are free")
+    elif found.transfer is not None:
+        packed = (
+            f"{format_bytes(missing)} in a wheel of {format_bytes(found.transfer)}, which is fetched whole"
+        )
+        out.line(f"{packed}; {format_bytes(free)} are free")
     else:
         kept = f", {format_bytes(found.present)} are there from an earlier try" if found.present else ""
         out.line(f"{format_bytes(missing)} to fetch{kept}; {format_bytes(free)} are free")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploykit.cli._options import Profiles, Sets
 from deploykit.errors import EXIT_OK, ConfigError, DeploykitError
 
 if TYPE_CHECKING:
@@ -48,15 +49,13 @@ def templates(
     render: Annotated[
         bool, typer.Option("--render", help="Print the prompt that a conversation becomes, and nothing else.")
     ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Another value for a key of the recipe; repeatable."),
-    ] = None,
+    set_: Sets = None,
+    profiles: Profiles = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> int:
     """List the chat templates that come with deploykit; show one, or the one that a model is served with."""
     if action is Action.list:
-        if name is not None or render or set_:
+        if name is not None or render or set_ or profiles:
             raise ConfigError("`templates list` takes no name", fix="deploykit templates show NAME")
         _list(json_)
         return EXIT_OK
@@ -68,7 +67,7 @@ def templates(
         raise ConfigError(
             "messages go with --render", fix=f"deploykit templates show {name} --render {messages}"
         )
-    _show(name, set_ or [], render, messages, json_)
+    _show(name, set_ or [], profiles or [], render, messages, json_)
     return EXIT_OK
 
 
@@ -99,8 +98,10 @@ def _list(as_json: bool) -> None:
 # ---------------------------------------------------------------- show
 
 
-def _show(name: str, sets: list[str], render: bool, messages: str | None, as_json: bool) -> None:
-    found, tokens = _find(name, sets)
+def _show(
+    name: str, sets: list[str], profiles: list[str], render: bool, messages: str | None, as_json: bool
+) -> None:
+    found, tokens = _find(name, sets, profiles)
     rendered = _render(found, tokens, _conversation(messages)) if render else None
     if as_json:
         _print_json(
@@ -124,19 +125,20 @@ def _show(name: str, sets: list[str], render: bool, messages: str | None, as_jso
         _print_template(found)
 
 
-def _find(name: str, sets: list[str]) -> tuple[Resolved, TokenizerFiles | None]:
+def _find(name: str, sets: list[str], profiles: list[str]) -> tuple[Resolved, TokenizerFiles | None]:
     """The template by that name, or the one that the target is served with, with its model's special tokens."""
     from deploykit.prompt.templates.builtins import unknown
     from deploykit.prompt.templates.resolve import FILE_ENDINGS, Choice, ModelClues, is_known, resolve
 
     if is_known(name) or name.lower().endswith(FILE_ENDINGS):
-        if sets:
-            raise ConfigError("--set goes with a recipe or a model", where=f"templates show {name}")
+        if sets or profiles:
+            option = "--set" if sets else "--profile"
+            raise ConfigError(f"{option} goes with a recipe or a model", where=f"templates show {name}")
         return resolve(Choice(template=name), ModelClues(architecture="")), None
     from deploykit.deployment.target import open_target
 
     try:
-        loaded = open_target(name, sets=sets)
+        loaded = open_target(name, sets=sets, profiles=profiles)
     except ConfigError as error:
         raise (unknown(name) if error.what.startswith("there is no ") else error) from None
     return _of_model(name, loaded)
@@ -146,8 +148,8 @@ def _of_model(name: str, loaded: Any) -> tuple[Resolved, TokenizerFiles]:
     import msgspec
 
     from deploykit.checkpoint.tokenizer import ensure_tokenizer
+    from deploykit.deployment.facts import find_on_disk
     from deploykit.deployment.templates import choose_template
-    from deploykit.doctor.recipes import find_on_disk
     from deploykit.fsutil import cache_dir
 
     found = find_on_disk(loaded, cache_dir())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploykit.cli._options import Profiles, Sets
 from deploykit.cli._output import StageDisplay, stage_display
 from deploykit.errors import ConfigError
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 def up(
     target: Annotated[
-        str, typer.Argument(help="A recipe, a model folder, a .gguf file, or a hub id (owner/name).")
+        str,
+        typer.Argument(
+            help="A recipe, the name of a shipped one, a model folder, a .gguf file, or a hub id."
+        ),
     ],
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Run in the background.")] = False,
     wait: Annotated[
@@ -28,14 +32,16 @@ def up(
     wait_timeout: Annotated[
         float | None, typer.Option(min=0.0, help="With -d: seconds to wait for it; no limit by default.")
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable."),
-    ] = None,
+    sets: Sets = None,
+    profiles: Profiles = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on the disk.")] = False,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="Demand the recipe's lock: that commit, those files, or an error."),
+    ] = False,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -57,12 +63,23 @@ def up(
     display = stage_display(sys.stdout)
     with contextlib.closing(display):
         if detach:
-            return _background(target, overrides, offline, wait is not False, wait_timeout, display)
-        return _foreground(target, overrides, offline, display, in_process=in_process)
+            return _background(
+                target, overrides, profiles or [], offline, locked, wait is not False, wait_timeout, display
+            )
+        return _foreground(
+            target, overrides, profiles or [], offline, display, locked=locked, in_process=in_process
+        )
 
 
 def _foreground(
-    target: str, sets: list[str], offline: bool, display: StageDisplay, *, in_process: bool
+    target: str,
+    sets: list[str],
+    profiles: list[str],
+    offline: bool,
+    display: StageDisplay,
+    *,
+    locked: bool,
+    in_process: bool,
 ) -> int:
     from deploykit.supervise.run import Serve, open_deployment, run
 
@@ -71,7 +88,7 @@ def _foreground(
         from deploykit.cli._in_process import NO_TIMEOUT, serve_in_process
 
         sets, serve = [*NO_TIMEOUT, *sets], serve_in_process
-    opened = open_deployment(target, sets=sets, report=display.report)
+    opened = open_deployment(target, sets=sets, profiles=profiles, locked=locked, report=display.report)
     url, loaded = opened.url, opened.loaded
 
     def report(stage: Stage) -> None:
@@ -84,12 +101,21 @@ def _foreground(
 
 
 def _background(
-    target: str, sets: list[str], offline: bool, wait: bool, timeout: float | None, display: StageDisplay
+    target: str,
+    sets: list[str],
+    profiles: list[str],
+    offline: bool,
+    locked: bool,
+    wait: bool,
+    timeout: float | None,
+    display: StageDisplay,
 ) -> int:
     from deploykit.supervise.launch import launch
 
     report: Report = display.report
-    with launch(target, sets=sets, offline=offline, report=report) as launched:
+    with launch(
+        target, sets=sets, profiles=profiles, offline=offline, locked=locked, report=report
+    ) as launched:
         name = launched.name
         if not wait:
             print(

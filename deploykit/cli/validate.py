@@ -13,10 +13,10 @@ from deploykit.cli._output import coloured, paint
 from deploykit.errors import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
-    from deploykit.recipe import Diagnostic, LoadedRecipe, RecipeError
+    from deploykit.recipe import Diagnostic, RecipeError
     from deploykit.recipe.fix import Fixed
 
-    Result = tuple[str, LoadedRecipe | RecipeError]
+    Result = tuple[str, str | RecipeError]  # the file; the recipe's name, or what is wrong
 
 
 class OutputFormat(StrEnum):
@@ -27,10 +27,20 @@ class OutputFormat(StrEnum):
 
 
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipe files to check.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="RECIPE", help="Recipes to check: files, or names of shipped ones.")
+    ],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Check with this key changed; repeatable."),
+    ] = None,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="Check with these profiles over it; without it, with each of its profiles by itself.",
+        ),
     ] = None,
     output: Annotated[
         OutputFormat,
@@ -43,13 +53,16 @@ def validate(
     ] = False,
 ) -> int:
     """Check recipes without running them. Ends with 0 if all are valid, else with 2."""
-    from deploykit.recipe import RecipeError, load_recipe
+    from deploykit import shipped
+    from deploykit.recipe import RecipeError, check_recipe
 
+    files = [str(shipped.meant(file) or file) for file in files]
     fixed = [done for file in files if (done := _fix(file, output))] if fix else []
     results: list[Result] = []
     for file in files:
         try:
-            results.append((file, load_recipe(file, sets or ())))
+            name = check_recipe(file, sets or (), profiles or (), every_profile=not profiles)
+            results.append((file, name))
         except RecipeError as error:
             results.append((file, error))
     if output is OutputFormat.text:
@@ -88,14 +101,13 @@ def _diagnostics(results: list[Result]) -> list[Diagnostic]:
 
 
 def _print_text(results: list[Result]) -> None:
-    from deploykit.recipe import LoadedRecipe
     from deploykit.recipe.diagnostics import printable
     from deploykit.recipe.render import render_plain, render_rich
 
     if not coloured(sys.stdout):
         for file, result in results:
-            if isinstance(result, LoadedRecipe):
-                typer.echo(f"ok {printable(file)} ({result.name})")
+            if isinstance(result, str):
+                typer.echo(f"ok {printable(file)} ({result})")
             else:
                 typer.echo(render_plain(result.diagnostics))
         return
@@ -104,8 +116,8 @@ def _print_text(results: list[Result]) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     for file, result in results:
-        if isinstance(result, LoadedRecipe):
-            console.print(Text.assemble(("ok", "bold green"), f" {printable(file)} ({result.name})"))
+        if isinstance(result, str):
+            console.print(Text.assemble(("ok", "bold green"), f" {printable(file)} ({result})"))
         else:
             console.print(render_rich(result.diagnostics))
     if wrong := _diagnostics(results):
@@ -115,15 +127,14 @@ def _print_text(results: list[Result]) -> None:
 def _print_json(results: list[Result], fixed: list[Fixed]) -> None:
     import dataclasses
 
-    from deploykit.recipe import LoadedRecipe
     from deploykit.recipe.render import to_json
 
     report = {
         "files": [
             {
                 "file": file,
-                "ok": isinstance(r, LoadedRecipe),
-                "name": r.name if isinstance(r, LoadedRecipe) else None,
+                "ok": isinstance(r, str),
+                "name": r if isinstance(r, str) else None,
             }
             for file, r in results
         ],

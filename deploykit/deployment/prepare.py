@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploykit.checkpoint.facts import Facts
+from deploykit.deployment.facts import ahead_of_download, template_of
 from deploykit.deployment.native import ensure_native, native_cuda_problem, native_problem, target_of
 from deploykit.deployment.serve import make_serve_spec
 from deploykit.deployment.sources import fetch_weights as fetch_weights
@@ -38,10 +39,14 @@ def prepare(
     target: str | LoadedRecipe,
     *,
     sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
     report: Report = ignore,
     offline: bool = False,
 ) -> Prepared:
     """All stages: recipe (unless it is loaded already), weights, plan, and native where the plan picked that engine.
+
+    Where the weights would have to be fetched, a stage "headers" plans from their headers before: what doesn't fit is
+    refused there.
 
     Raises what the rooms raise: RecipeError and ConfigError (exit 2), PlanError (3), DeploykitError (1).
     """
@@ -49,28 +54,47 @@ def prepare(
     from deploykit.checkpoint.tokenizer import ensure_tokenizer
     from deploykit.hardware import probe
     from deploykit.plan import make_plan
+    from deploykit.plan.choose import NativeProblems
+    from deploykit.plan.fitting import changes_in, fitting, with_changes
+    from deploykit.plan.outline import Inputs
+    from deploykit.plan.stated import check_machine, refuse_unsupported
 
-    loaded = load(target, sets=sets, report=report) if isinstance(target, str) else target
+    loaded = load(target, sets=sets, profiles=profiles, report=report) if isinstance(target, str) else target
     runner = check_test_switches()
     cache = cache_dir()
+    machine = probe(disk=cache)
+    refuse_unsupported(loaded.recipe)  # before anything is downloaded
+    if runner is None:
+        check_machine(loaded.recipe, machine)
 
-    fetched = fetch_weights(loaded, cache=cache, offline=offline, report=report)
-    with stage("plan", report) as running:
-        facts = read_facts(fetched.path, loaded.recipe.model.format)
-        machine = probe(disk=cache)
+    def plan_of(facts: Facts) -> Plan:
+        problems = NativeProblems(native_problem(machine), native_cuda_problem(machine))
+        inputs = Inputs(loaded.recipe, facts, machine, problems, runner)
+        # A recipe that nobody wrote is what `init` would write.
+        inputs, edits = fitting(inputs) if loaded.path is None else (inputs, ())
         plan = make_plan(
-            loaded.recipe,
+            inputs.recipe,
             facts,
             machine,
             name=loaded.name,
             runner=runner,
-            native_problem=native_problem(machine),
-            native_cuda_problem=native_cuda_problem(machine),
+            native_problem=problems.cpu,
+            native_cuda_problem=problems.cuda,
         )
+        return with_changes(plan, edits)
+
+    with ahead_of_download(loaded, cache, offline=offline, report=report) as (found, running):
+        if found is not None:  # refused here, a model that doesn't fit costs its headers alone
+            running.detail = f"{describe(plan_of(found.facts))}; {found.source}"
+            template_of(loaded, found, cache)
+    fetched = fetch_weights(loaded, cache=cache, offline=offline, report=report)
+    with stage("plan", report) as running:
+        facts = read_facts(fetched.path, loaded.recipe.model.format)
+        plan = plan_of(facts)
         tokenizer = ensure_tokenizer(facts, cache)
         template = choose_template(loaded, facts, lambda: tokenizer.tokenizer_json)
         serve = make_serve_spec(loaded, facts, tokenizer, template)
-        running.detail = describe(plan)
+        running.detail = "; ".join((describe(plan), *changes_in(plan)))
         if template.origin != "checkpoint":
             named = f"chat template {template.name}".rstrip()
             running.detail = "; ".join((running.detail, f"{named}: {template.reason}", *template.notes))

@@ -33,6 +33,7 @@ def fetch_weights(
     allow_bin: bool = False,
 ) -> Fetched:
     """The model's files, from the disk or from the first source that answers, held until this process ends."""
+    cache = models_folder(loaded, cache)
     with stage("weights", report) as running:
         text = ProgressText()
 
@@ -40,12 +41,28 @@ def fetch_weights(
             fraction = progress.done / progress.total if progress.total else None
             running.progress(text.of(progress), fraction)
 
-        refs = refs_of(loaded.recipe.model, allow_bin=allow_bin)
+        refs = refs_for(loaded, allow_bin=allow_bin)
         fetched = fetch(refs, cache=cache, offline=offline, report=on_progress)
         while not hold(fetched.path, cache):  # removed between the two: once more
             fetched = fetch(refs, cache=cache, offline=offline, report=on_progress)
         running.detail = "; ".join((describe_files(fetched), *fetched.failures))
     return fetched
+
+
+def models_folder(loaded: LoadedRecipe, cache: Path) -> Path:
+    """The folder that the recipe's model is fetched into and found in: `model.download_dir`, else the cache. It is
+    laid out as the cache is."""
+    folder = loaded.recipe.model.download_dir
+    return cache if folder is None else Path(folder)
+
+
+def refs_for(loaded: LoadedRecipe, *, allow_bin: bool = False) -> list[Ref]:
+    """Where the model of a recipe may come from: the place that its lock names, where it is held to one."""
+    if loaded.lock is not None:
+        from deploykit.deployment.lock import ref_of
+
+        return [ref_of(loaded.lock, loaded)]
+    return refs_of(loaded.recipe.model, allow_bin=allow_bin)
 
 
 def refs_of(model: ModelSection, *, allow_bin: bool = False) -> list[Ref]:

@@ -22,6 +22,8 @@ MAX_TOKENIZER_CONFIG = 64 << 20
 MAX_NAMED = 64  # templates of one checkpoint
 _ADDITIONAL = "additional_chat_templates"
 _GGUF_KEY = "tokenizer.chat_template"
+# Stands for the template of a checkpoint that is described: it is there, and nobody has read it.
+NOT_HERE = "{{ raise_exception('the checkpoint is described, its chat template is not here') }}"
 _MAX_HEADER = 256 << 20  # bytes
 
 
@@ -62,7 +64,9 @@ def clues(loaded: LoadedRecipe, facts: Facts, tokenizer_json: Callable[[], Path]
 
 def _metadata(facts: Facts) -> Mapping[str, Any]:
     """A GGUF file's metadata, where it says more than the facts do; nothing for a folder."""
-    if facts.format != "gguf" or (facts.chat_template is not None and not _names_templates(facts)):
+    if facts.format != "gguf" or facts.origin == "described":
+        return {}
+    if facts.chat_template is not None and not _names_templates(facts):
         return {}
     from deploykit.checkpoint.gguf import read_header
 
@@ -71,8 +75,9 @@ def _metadata(facts: Facts) -> Mapping[str, Any]:
 
 def _names_templates(facts: Facts) -> bool:
     """Whether the header holds templates by name: seen in its bytes, which takes a hundredth of reading it."""
-    size = min((tensor.offset for tensor in facts.tensors), default=0)
-    with open_regular(Path(facts.path)) as f:
+    path = Path(facts.path)
+    size = min((t.offset for t in facts.tensors if t.file == path.name), default=_MAX_HEADER)
+    with open_regular(path) as f:
         return f"{_GGUF_KEY}.".encode() in f.read(min(size, _MAX_HEADER))
 
 
@@ -81,8 +86,11 @@ def own_templates(facts: Facts, metadata: Mapping[str, Any]) -> tuple[dict[str, 
 
     A folder's: chat_template.jinja goes before chat_template.json, and that before tokenizer_config.json, whose
     `chat_template` is a text or a list of named ones; additional_chat_templates/NAME.jinja adds to them. A GGUF's:
-    tokenizer.chat_template and tokenizer.chat_template.NAME.
+    tokenizer.chat_template and tokenizer.chat_template.NAME. Of a described checkpoint it is known that there is one.
     """
+    if facts.origin == "described":
+        file = facts.chat_template_from
+        return ({}, "") if file is None else ({DEFAULT: NOT_HERE}, file)
     path = Path(facts.path)
     if path.is_dir():
         return _of_folder(path)
@@ -153,7 +161,7 @@ def _names(loaded: LoadedRecipe, facts: Facts, metadata: Mapping[str, Any]) -> t
             if (value := getattr(source, key, None))
         ]
     path = Path(facts.path)
-    if not _is_commit(path.name):
+    if not _is_commit(path.name) and facts.origin != "described":
         found.append(path.name if path.is_dir() else path.stem)
     said = facts.config.get("_name_or_path")
     if isinstance(said, str) and said:

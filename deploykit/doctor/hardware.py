@@ -1,44 +1,19 @@
-"""Checks of the CPU, memory, disk and GPUs."""
+"""Checks of memory, swap and disk, and of accelerators that this version doesn't run on."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from deploykit.doctor.check import Context, Finding, ok
-from deploykit.hardware.machine import GPU, Machine
-from deploykit.plan.choose import MIN_COMPUTE_CAPABILITY, gpu_problem
+from deploykit.doctor.check import Context, Finding, ok, skip
+from deploykit.hardware.kernel import swap as probe_swap
+from deploykit.hardware.pci import accelerators
 from deploykit.plan.text import format_bytes
 
 GIB = 1 << 30
-_SHOWN_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "neon",
-    "bf16",
-    "i8mm",
-)
-_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-_NVIDIA_VENDOR = "0x10de"
-_DISPLAY_CLASS = "0x03"
-
-# Index of torch's wheels for the newest CUDA that a driver runs.
-_TORCH_INDEXES = (((13, 0), "cu130"), ((12, 8), "cu128"), ((12, 6), "cu126"))
-
-
-def cpu(context: Context) -> Finding:
-    cpu = context.machine.cpu
-    shown = [flag for flag in _SHOWN_FLAGS if flag in cpu.flags]
-    plural = "core" if cpu.cores == 1 else "cores"
-    bf16 = "bfloat16" if any(flag in cpu.flags for flag in _BF16_FLAGS) else "no bfloat16 (float32 is used)"
-    found = f"{cpu.model}, {cpu.cores} {plural}, {bf16}; {' '.join(shown) or 'no vector extensions known'}"
-    if context.machine.arch == "x86_64" and "avx2" not in cpu.flags:
-        return Finding("warn", found, "without AVX2 every model is very slow", "use another machine")
-    return ok(found)
+_WORDS = {
+    "amd": "AMD GPUs (ROCm) are not supported by this version",
+    "intel": "Intel GPUs (XPU) are not supported by this version",
+    "ascend": "Huawei Ascend NPUs (npu, CANN) are not supported by this version",
+    "gaudi": "Intel Gaudi accelerators (HPU) are not supported by this version",
+}
 
 
 def memory(context: Context) -> Finding:
@@ -52,84 +27,48 @@ def memory(context: Context) -> Finding:
     return ok(found)
 
 
+def swap(context: Context) -> Finding:
+    found = probe_swap(context.root)
+    if not found.total:
+        return ok("none")
+    used = found.total - found.free
+    text = f"{format_bytes(used)} used of {format_bytes(found.total)}"
+    if used > GIB and used > found.total // 4:
+        why = "memory is short on this machine: weights that are swapped out are read back from the disk at every step"
+        return Finding("warn", text, why, "stop other programs; `free -h` and `top` show who holds memory")
+    return ok(text)
+
+
 def disk(context: Context) -> Finding:
     free = context.machine.disk_free
     found = f"{format_bytes(free)} free at {context.cache}"
+    missing = context.missing_bytes
+    if missing is not None:
+        found += (
+            f"; {format_bytes(missing)} of the recipe's model still to fetch"
+            if missing
+            else "; the model is there"
+        )
+        if missing > free:
+            fix = "free some space (`deploykit cache prune`), or point DEPLOYKIT_CACHE at another disk"
+            return Finding("fail", found, "the recipe's model doesn't fit on that disk", fix)
     if free < GIB:
         fix = "free some space, or point DEPLOYKIT_CACHE at another disk"
         return Finding("fail", found, "weights are fetched to that disk", fix)
-    if free < 10 * GIB:
+    if free < 10 * GIB and missing is None:
         fix = "point DEPLOYKIT_CACHE at a larger disk for larger models"
         return Finding("warn", found, "an 8B model takes about 16 GiB", fix)
     return ok(found)
 
 
-def gpu(context: Context) -> Finding:
-    machine = context.machine
-    if machine.gpus:
-        found = "; ".join(_describe(gpu) for gpu in machine.gpus)
-        if machine.gpu_error:
-            return Finding("warn", found, machine.gpu_error, "nvidia-smi shows the state of every GPU")
-        busy = [gpu for gpu in machine.gpus if gpu.free_bytes < gpu.total_bytes // 2]
-        if busy:
-            names = ", ".join(f"GPU {gpu.index}" for gpu in busy)
-            why = f"other processes hold more than half of the memory of {names}"
-            return Finding("warn", found, why, "nvidia-smi lists them")
-        return ok(found)
-    error = machine.gpu_error or "no GPU was found"
-    if "CUDA_VISIBLE_DEVICES" in error:
-        return Finding("warn", "hidden", error, "unset CUDA_VISIBLE_DEVICES")
-    on_bus = nvidia_on_bus(context.root)
-    if on_bus:
-        fix = "install NVIDIA's driver (Debian: apt install nvidia-driver), or start the container with --gpus all"
-        return Finding("fail", f"{on_bus} NVIDIA GPU on the bus, not reachable", error, fix)
-    return Finding("skip", "no NVIDIA GPU: models run on the CPU", error)
-
-
-def _describe(gpu: GPU) -> str:
-    major, minor = gpu.compute_capability
-    memory = f"{format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
-    return f"GPU {gpu.index}: {gpu.name}, compute capability {major}.{minor}, {memory}"
-
-
-def nvidia_on_bus(root: Path) -> int:
-    """How many NVIDIA display devices the PCI bus shows, driver or not."""
-    count = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        try:
-            vendor = (device / "vendor").read_text().strip()
-            kind = (device / "class").read_text().strip()
-        except OSError:
-            continue
-        count += vendor == _NVIDIA_VENDOR and kind.startswith(_DISPLAY_CLASS)
-    return count
-
-
-def gpu_torch(context: Context) -> Finding:
-    """Driver, torch's CUDA and the GPU's generation have to agree."""
-    machine = context.machine
-    if not machine.gpus:
-        return Finding("skip", "no GPU")
-    first = machine.gpus[0]
-    build = f"CUDA {machine.torch_cuda}" if machine.torch_cuda else "CPU build"
-    torch = f"torch {machine.torch} ({build})" if machine.torch else "no torch"
-    found = f"driver {first.driver or 'unknown'} runs CUDA up to {first.cuda_driver or 'unknown'}; {torch}"
-    problems = {gpu.index: gpu_problem(machine, gpu) for gpu in machine.gpus}
-    if not all(problems.values()):
-        partly = next((problem for problem in problems.values() if problem), None)
-        return Finding("warn", found, partly, "the other GPUs are used") if partly else ok(found)
-    problem = problems[first.index] or ""
-    if first.compute_capability < MIN_COMPUTE_CAPABILITY:
-        return Finding("warn", found, problem, "models run on the CPU; a newer GPU is needed")
-    return Finding("fail", found, f"the GPU can't be used: {problem}", _torch_fix(machine, first))
-
-
-def _torch_fix(machine: Machine, gpu: GPU) -> str:
-    """The command that installs a torch that this driver can run."""
-    runs = tuple(int(part) for part in (gpu.cuda_driver or "13.0").split(".")[:2])
-    version = (machine.torch or "").partition("+")[0]
-    package = f"torch=={version}" if version else "torch"
-    for needs, index in _TORCH_INDEXES:
-        if runs >= needs:
-            return f"pip install --force-reinstall {package} --index-url https://download.pytorch.org/whl/{index}"
-    return "update NVIDIA's driver to 580 or newer"
+def other_accelerators(context: Context) -> Finding:
+    """AMD, Intel and Ascend by name: nobody should wonder why they are not used."""
+    there = [one for one in accelerators(context.root, context.environ) if one.kind != "nvidia"]
+    named = [f"{one.name} ({one.place})" for one in there]
+    real = [one for one in there if not one.graphics]
+    if not real:
+        return skip(", ".join(named) or "none", "graphics of the board are not used" if named else "")
+    why = "; ".join(dict.fromkeys(_WORDS[one.kind] for one in real))
+    serves = "NVIDIA's GPUs serve" if context.machine.gpus else "models run on the CPU"
+    fix = "use an NVIDIA GPU of compute capability 7.5 or newer, or the CPU (engine.device: cpu)"
+    return Finding("warn", ", ".join(named), f"{why}: {serves}", fix)

@@ -1,14 +1,20 @@
-"""Checks of installed packages and the hub's settings."""
+"""Checks of installed packages."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import re
-from pathlib import Path
+import sys
 
-from deploykit.doctor.check import Context, Finding, ok
+from deploykit.doctor.check import Context, Finding, ok, skip
+from deploykit.hardware.toolchain import package_version
 
 _REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?P<range>[^;\[]*)")
+_PIN = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*\(?==(?P<version>[0-9][^\s;,)*]*)\)?\s*(?:;|$)"
+)
+_MARKER = re.compile(r"(\w+)\s*(==|!=)\s*['\"]([^'\"]*)['\"]")
 _CLAUSE = re.compile(r"(>=|<=|==|!=|~=|>|<)\s*([0-9][0-9.]*)")
 
 
@@ -67,21 +73,45 @@ def transformers(context: Context) -> Finding:
     return _package("transformers", context.machine.transformers)
 
 
-def hub(context: Context) -> Finding:
-    """How Hugging Face would be asked; a token's presence is told, never the token."""
-    env = context.environ
-    offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    endpoint = env.get("HF_ENDPOINT", "https://huggingface.co")
-    home = Path(
-        env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+def pins(context: Context) -> Finding:
+    """The packages that torch names exact versions of (Triton, NVIDIA's libraries) are the ones installed."""
+    try:
+        lines = importlib.metadata.requires("torch") or []
+    except importlib.metadata.PackageNotFoundError:
+        return skip("no torch")
+    wrong, right = [], 0
+    for line in lines:
+        match = _PIN.match(line)
+        if match is None or not _applies(line.partition(";")[2]):
+            continue
+        have = package_version(match["name"])
+        if have == match["version"]:
+            right += 1
+        else:
+            wrong.append((match["name"], match["version"], have))
+    if not wrong:
+        return ok(
+            f"{right} packages at the versions that torch asks for"
+            if right
+            else "torch asks for no exact versions"
+        )
+    found = ", ".join(f"{name} {have or 'absent'} (torch asks for {need})" for name, need, have in wrong)
+    why = "torch was built with those versions: kernels fail to compile or to load with others"
+    return Finding(
+        "warn", found, why, "pip install " + " ".join(f"{name}=={need}" for name, need, _ in wrong)
     )
-    token_file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    token = "HF_TOKEN" if env.get("HF_TOKEN") else str(token_file) if token_file.is_file() else None
-    parts = [
-        "offline (HF_HUB_OFFLINE)" if offline else endpoint,
-        f"token in {token}" if token else "no token (public models need none)",
-    ]
-    if offline:
-        why = "models that are not on the disk can't be fetched from Hugging Face"
-        return Finding("warn", ", ".join(parts), why, "unset HF_HUB_OFFLINE")
-    return ok(", ".join(parts))
+
+
+def _applies(marker: str) -> bool:
+    """Whether a requirement's marker holds here; the forms are those of torch's own metadata."""
+    if "extra" in marker:
+        return False
+    for name, operator, value in _MARKER.findall(marker):
+        have = {
+            "platform_system": platform.system(),
+            "platform_machine": platform.machine(),
+            "sys_platform": sys.platform,
+        }
+        if name in have and (have[name] == value) != (operator == "=="):
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""Checks of the operating system and of the limits that are set on this process."""
+"""Checks of Python, the operating system, and of what it runs in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import platform
 import sys
 from pathlib import Path
 
-from deploykit.doctor.check import Context, Finding, ok
+from deploykit.doctor.check import Context, Finding, ok, skip
 from deploykit.hardware.cgroup import cpu_quota, memory_limits
+from deploykit.hardware.kernel import is_wsl, virtual_machine
 from deploykit.plan.text import format_bytes
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_TESTED_PYTHON = (3, 13)
 OLDEST_GLIBC = (2, 28)  # torch's wheels are built for it
-OPEN_FILES = 4096
 
 
 def python(context: Context) -> Finding:
@@ -31,8 +31,16 @@ def python(context: Context) -> Finding:
 
 
 def operating_system(context: Context) -> Finding:
-    if context.machine.system != "Linux":
-        found = f"{context.machine.system} {platform.release()}"
+    system = context.machine.system
+    if system == "Windows":
+        return Finding(
+            "fail",
+            f"Windows {platform.release()}",
+            "supervised processes, Unix sockets and both engines need Linux; WSL2 is Linux on Windows, GPU included",
+            "wsl --install -d Ubuntu-24.04, then install deploykit inside it",
+        )
+    if system != "Linux":
+        found = f"{system} {platform.release()}"
         return Finding(
             "warn", found, "deploykit is tested on Linux alone", "run it on Linux or in a container"
         )
@@ -91,25 +99,33 @@ def _container(context: Context) -> str | None:
         return "Podman"
     if "KUBERNETES_SERVICE_HOST" in context.environ:
         return "Kubernetes"
-    if name := context.environ.get("container"):
-        return name
-    try:
-        release = (context.root / "proc/sys/kernel/osrelease").read_text()
-    except OSError:
-        return None
-    return "WSL" if "microsoft" in release.lower() else None
+    return context.environ.get("container")
 
 
-def open_files(context: Context) -> Finding:
-    import resource
+def virtual(context: Context) -> Finding:
+    """WSL, a virtual machine, or hardware of its own."""
+    if context.machine.system != "Linux":
+        return skip("not asked on this system")
+    if is_wsl(context.root):
+        release = platform.release()
+        if "wsl2" not in release.lower() and not (context.root / "dev/dxg").exists():
+            why = "WSL1 has no Linux kernel: no GPU, slow files, system calls missing"
+            return Finding("warn", "WSL1", why, "wsl --set-version Ubuntu 2 (in PowerShell)")
+        if str(context.cache).startswith("/mnt/"):
+            why = "weights under /mnt/ are read over the Windows file system, several times slower"
+            return Finding("warn", f"WSL2, models in {context.cache}", why, "unset DEPLOYKIT_CACHE")
+        return ok("WSL2")
+    kind = virtual_machine(context.root)
+    return ok(f"a virtual machine ({kind})" if kind else "hardware of its own")
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    found = (
-        "unlimited" if soft == unlimited else f"{soft} (at most {'unlimited' if hard == unlimited else hard})"
-    )
-    if soft != unlimited and soft < OPEN_FILES:
-        want = OPEN_FILES if hard == unlimited else min(OPEN_FILES, hard)
-        fix = f"ulimit -n {want}" if want > soft else "raise `nofile` in /etc/security/limits.conf"
-        return Finding("warn", found, "every connection takes a file descriptor", fix)
-    return ok(found)
+
+def foreign_variables(context: Context) -> Finding:
+    """Environment variables of other servers, which somebody may take to have an effect here."""
+    from deploykit.recipe.foreign.environment import environment
+
+    found = environment(context.environ)
+    if not found:
+        return ok("none is set")
+    names = [variable.name for variable in found]
+    why = "; ".join(variable.text for variable in found)
+    return Finding("warn", f"{', '.join(names)}: without effect here", why, f"unset {' '.join(names)}")

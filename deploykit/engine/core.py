@@ -48,7 +48,13 @@ class EngineCore:
         self.runner = runner
         self.capacity = capacity
         self.plan = plan
-        self.scheduler = Scheduler(capacity, prefix_caching=plan.prefix_caching)
+        self.scheduler = Scheduler(
+            capacity,
+            prefix_caching=plan.prefix_caching,
+            step_tokens=plan.max_step_tokens,
+            prefill_tokens=plan.max_prefill_tokens,
+            prefill_chunks=plan.max_prefill_chunks,
+        )
         self.counters = Counters()
         self.depth = capacity.overlap_depth if overlap else 0
         self._inflight: deque[tuple[Step, Ticket]] = deque()

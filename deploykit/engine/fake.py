@@ -123,7 +123,7 @@ class FakeRunner:
             ),
             session_len=plan.session_len,
             vocab_size=plan.vocab_size,
-            max_step_tokens=plan.max_prefill_tokens,
+            max_step_tokens=plan.step_capacity,
             bytes_predicted=plan.total_bytes,
             bytes_measured=self._kv.nbytes,
         )

@@ -123,6 +123,8 @@ class EngineProcess:
             credits=self.plan.max_batch_size + self.plan.max_queue,
             bytes_predicted=capacity.bytes_predicted,
             bytes_measured=capacity.bytes_measured,
+            weight_bytes=capacity.weight_bytes,
+            block_bytes=group.block_bytes,
         )
 
     # ------------------------------------------------------------ the loop

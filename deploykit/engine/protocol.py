@@ -75,6 +75,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     credits: int
     bytes_predicted: int
     bytes_measured: int
+    weight_bytes: int = 0  # of that: weights and tables
+    block_bytes: int = 0  # of one KV block
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

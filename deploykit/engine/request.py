@@ -42,6 +42,7 @@ class Sequence:
     blocks: list[int] = dataclasses.field(default_factory=list)
     keys: list[PrefixKey] = dataclasses.field(default_factory=list)  # of the leading full, settled blocks
     row: int = -1  # -1: waiting
+    chunks: int = 0  # steps that have read of its prompt since it has its row
     epoch: int = 0
     finished: bool = False
     started: bool = False  # the first output went out

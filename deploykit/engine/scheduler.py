@@ -1,7 +1,8 @@
 """One token budget a step: who computes how many tokens, in which blocks, and who gives way.
 
 Running sequences come first in the order (priority, arrival), then waiting ones as rows, blocks and budget last.
-Chunked prefill, decode and prefix hits are the same arithmetic: a sequence gets `min(pending, budget)` tokens.
+Chunked prefill, decode and prefix hits are the same arithmetic: a sequence gets `min(pending, budget)` tokens, but
+those that decode have theirs before any prompt is read, and prompts have the rest, up to a budget of their own.
 When blocks run out the last sequence in the order is preempted: its blocks go, it waits, and later computes again.
 """
 
@@ -11,6 +12,7 @@ import dataclasses
 import heapq
 
 from deploykit.engine.blocks import BlockPool, PrefixKey, child_key
+from deploykit.engine.budget import Budget
 from deploykit.engine.request import Request, Sequence
 from deploykit.engine.types import Admit, Capacity, Copy, Extend, Release, Step, Want, pack
 
@@ -32,7 +34,19 @@ class _News:
 class Scheduler:
     """Plans steps and keeps the books. Knows nothing of processes, clocks or text."""
 
-    def __init__(self, capacity: Capacity, *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        *,
+        prefix_caching: bool = True,
+        step_tokens: int | None = None,
+        prefill_tokens: int | None = None,
+        prefill_chunks: int | None = None,
+    ) -> None:
+        """`step_tokens` and `prefill_tokens` are what a step carries and what of it prompts may have (None: all that
+        the runner takes). A prompt is read in `prefill_chunks` steps at most: one that would take more grows a step
+        beyond `step_tokens`, up to the runner's capacity.
+        """
         if len(capacity.groups) != 1 or capacity.groups[0].kind != "full":
             raise ValueError("this scheduler serves one KV group of kind 'full'")
         group = capacity.groups[0]
@@ -40,6 +54,9 @@ class Scheduler:
         self.block_len = group.block_len
         self.pool = BlockPool(group.num_blocks)
         self.prefix_caching = prefix_caching
+        self.step_tokens = min(step_tokens or capacity.max_step_tokens, capacity.max_step_tokens)
+        self.prefill_tokens = min(prefill_tokens or capacity.max_step_tokens, capacity.max_step_tokens)
+        self.prefill_chunks = prefill_chunks
         self.running: list[Sequence] = []  # in order
         self.rows: list[Sequence | None] = [None] * capacity.max_rows
         self.preemptions = 0
@@ -116,19 +133,29 @@ class Scheduler:
 
     def plan(self) -> Step | None:
         """The next step, or None where there is nothing to compute."""
-        budget = self.capacity.max_step_tokens
+        most = self.capacity.max_step_tokens if self.prefill_chunks else self.step_tokens
+        budget = Budget(self.step_tokens, self.prefill_tokens, most)
         work: list[tuple[Sequence, int]] = []
         news = _News()
         preempted = False
         alone = min(self.suspects, key=lambda s: s.order, default=None) if self.suspects else None
 
-        for sequence in list(self.running):
-            if budget == 0:
+        # Tokens of this step for the running sequences from each one on, once one is met that reads its prompt.
+        kept: list[int] = []
+        running = list(self.running)
+        for index, sequence in enumerate(running):
+            if budget.most <= 0:
                 break
             if sequence.row < 0 or (alone is not None and sequence is not alone):
                 continue
-            num_tokens = min(sequence.pending, budget)
-            if num_tokens == 0 or (sequence.known >= sequence.limit and not sequence.score_only):
+            num_tokens = sequence.pending
+            reads_prompt = num_tokens > 1
+            if reads_prompt:
+                if not kept and alone is None:
+                    kept = self._kept(running)
+                after = kept[index + 1] if kept else 0
+                num_tokens = budget.of_prompt(num_tokens, self._least(sequence), after)
+            if num_tokens < 1 or (sequence.known >= sequence.limit and not sequence.score_only):
                 continue  # all that it may hold is computed or in flight
             need = self._blocks_for(sequence.computed + num_tokens) - len(sequence.blocks)
             if need > 0:
@@ -138,10 +165,11 @@ class Scheduler:
                 blocks = self._allocate(need)
                 sequence.blocks += blocks
                 news.extends.append(Extend(sequence.row, sequence.epoch, 0, tuple(blocks)))
+            sequence.chunks += reads_prompt
             work.append((sequence, num_tokens))
-            budget -= num_tokens
+            budget.take(num_tokens, of_prompt=reads_prompt)
 
-        while budget > 0 and not preempted and self._free_rows:
+        while budget.step > 0 and not preempted and self._free_rows:
             candidate = self._next_waiting() if alone is None else alone
             if candidate is None or candidate.row >= 0:
                 break
@@ -149,7 +177,7 @@ class Scheduler:
             if num_tokens == 0:
                 break
             work.append((candidate, num_tokens))
-            budget -= num_tokens
+            budget.take(num_tokens, of_prompt=True)
         for copy in news.copies:  # held until here: a block that is read in this step isn't given away in it
             self.pool.let_go(copy.src)
         return self._step(work, news) if work else None
@@ -183,6 +211,21 @@ class Scheduler:
         self._seq += 1
         return step
 
+    def _kept(self, running: list[Sequence]) -> list[int]:
+        """What the sequences from each one on need of this step; 0 behind the last."""
+        sums = [0]
+        for sequence in reversed(running):
+            sums.append(sums[-1] + self._least(sequence))
+        return sums[::-1]
+
+    def _least(self, sequence: Sequence) -> int:
+        """Tokens that a running sequence needs of each step: one to decode, its share of a prompt within the chunks
+        that it has left."""
+        pending = sequence.pending
+        if pending <= 1 or self.prefill_chunks is None:
+            return 1 if pending == 1 else 0
+        return -(-pending // max(1, self.prefill_chunks - sequence.chunks))
+
     def _make_room(self, sequence: Sequence, need: int) -> bool:
         """Preempt from the end of the order until `need` blocks are free; whether anybody gave way."""
         gave_way = False
@@ -207,7 +250,7 @@ class Scheduler:
 
     # ------------------------------------------------------------ admission
 
-    def _admit(self, sequence: Sequence, budget: int, news: _News) -> int:
+    def _admit(self, sequence: Sequence, budget: Budget, news: _News) -> int:
         """Give a waiting sequence a row; how many tokens it computes in this step (0: not now)."""
         leader = sequence.request.sequences[0]
         waits_for_leader = sequence is not leader and sequence not in self.suspects
@@ -224,13 +267,16 @@ class Scheduler:
                 free -= 1
             else:  # the block to copy from is needed itself
                 source, computed = None, len(shared) * self.block_len
-        if need > free:
+        chunk = sequence.known - computed
+        least = -(-chunk // self.prefill_chunks) if self.prefill_chunks else 0
+        # A step grows for one prompt, not for a second one beside it.
+        num_tokens = budget.of_prompt(chunk, 0 if budget.reads_a_prompt else least)
+        if need > free or num_tokens < max(least, 1):
             return 0
         held = shared if source is None else [*shared, source]
         self._num_waiting -= 1
         for block in held:
             self.pool.hold(block)
-        num_tokens = min(sequence.known - computed, budget)
         blocks = self._allocate(self._blocks_for(computed + num_tokens) - len(shared))
         if source is not None:
             news.copies.append(Copy(source, blocks[0]))
@@ -240,6 +286,7 @@ class Scheduler:
         sequence.row, sequence.epoch = row, self._epochs[row]
         sequence.blocks, sequence.keys = shared + blocks, keys
         sequence.computed = sequence.settled = computed
+        sequence.chunks = 1
         if not sequence.started:
             sequence.cached_tokens = computed
         self.rows[row] = sequence

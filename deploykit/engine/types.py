@@ -214,6 +214,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     max_step_tokens: int  # sum of num_tokens a step may carry
     bytes_predicted: int = 0
     bytes_measured: int = 0
+    weight_bytes: int = 0  # of weights and tables as they lie in memory
 
 
 class Ticket(Protocol):

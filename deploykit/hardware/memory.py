@@ -9,7 +9,7 @@ from pathlib import Path
 from deploykit.hardware.cgroup import memory_limits
 
 
-def _meminfo(root: Path) -> dict[str, int]:
+def read_meminfo(root: Path = Path("/")) -> dict[str, int]:
     """/proc/meminfo in bytes."""
     values: dict[str, int] = {}
     with contextlib.suppress(OSError):
@@ -29,7 +29,7 @@ def _sysconf(name: str) -> int:
 
 def probe_memory(root: Path = Path("/")) -> tuple[int, int]:
     """(total, available) in bytes under every limit; 0 where the system doesn't say."""
-    info = _meminfo(root)
+    info = read_meminfo(root)
     total = info.get("MemTotal") or _sysconf("SC_PHYS_PAGES")
     available = info.get("MemAvailable") or _sysconf("SC_AVPHYS_PAGES") or total
     for level in memory_limits(root):

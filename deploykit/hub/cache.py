@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import msgspec
 
 from deploykit.errors import DeploykitError
+from deploykit.hub import heads
 from deploykit.hub.locks import exclusive, use_lock, work_lock
 from deploykit.hub.records import Record, read_record, record_path
 from deploykit.hub.repo import repo_of
@@ -27,7 +28,7 @@ from deploykit.hub.staged import PARTIAL
 from deploykit.hub.staging import folder_bytes
 from deploykit.hub.usage import open_files, users
 
-Kind = Literal["hf", "modelscope", "pypi", "converted", "partial"]
+Kind = Literal["hf", "modelscope", "pypi", "headers", "converted", "partial"]
 HUBS: tuple[Kind, Kind] = ("hf", "modelscope")
 TRASH = "trash-"
 _CONVERTED = re.compile(r"([0-9a-f]{32})-(\d+)-([a-z0-9]+)")
@@ -58,7 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         """What `cache rm` and `cache verify` take."""
         text = self.name if self.revision is None else f"{self.name}@{self.revision[:12]}"
         text += f":{self.file}" if self.file is not None and self.kind in HUBS else ""
-        return text + (" (with .bin)" if self.pickle else "")
+        return text + (" (with .bin)" if self.pickle else " (headers)" if self.kind == "headers" else "")
 
     def matches(self, text: str) -> bool:
         """Whether `text` names it: `owner/name`, `owner/name@COMMIT` (its beginning will do), an id or a path."""
@@ -83,6 +84,10 @@ def entries(cache: Path) -> list[Entry]:
             record = read_record(cache, file)
             name = record.source.partition(" ")[2] if record else file.name
             found.append(_entry(cache, "pypi", name, file, record, revision=folder.name, file=file.name))
+    for file in _files(cache / heads.FOLDER):
+        if file.suffix == heads.ENDING and (record := read_record(cache, file)) is not None:
+            name = record.source.split()[1].partition("@")[0]
+            found.append(_entry(cache, "headers", name, file, record, revision=record.revision))
     for folder in _folders(cache / "converted"):
         match = _CONVERTED.fullmatch(folder.name)
         made_of = match[1] if match else None
@@ -133,7 +138,7 @@ def _entry(
         kind=kind,
         name=name,
         path=str(path),
-        bytes=folder_bytes(path) if path.is_dir() else path.stat().st_size,
+        bytes=_bytes(path),
         revision=revision,
         file=file,
         pickle=pickle,
@@ -143,6 +148,13 @@ def _entry(
         derived_from=derived_from,
         changed=_last_change(path),
     )
+
+
+def _bytes(path: Path) -> int:
+    """What it takes; of a look at headers that was cut off, without the holes of its files."""
+    if path.name.startswith(f"{heads.FOLDER}-"):
+        return sum(p.stat().st_blocks * 512 for p in path.rglob("*") if p.is_file())
+    return folder_bytes(path) if path.is_dir() else path.stat().st_size
 
 
 def derived(entry: Entry, found: Sequence[Entry], cache: Path) -> list[Entry]:
@@ -183,6 +195,9 @@ def _in_use(entry: Entry, why: str) -> DeploykitError:
 
 def _forget(entry: Entry, path: Path) -> None:
     """Branches that point to nothing any more, and folders that are empty now."""
+    if entry.kind == "headers":
+        heads.forget(path.parent, entry.revision or "")
+        return
     if entry.kind not in HUBS:
         if path.parent.parent.name == "files":  # a wheel's file has a folder of its own
             with contextlib.suppress(OSError):
@@ -223,7 +238,10 @@ def leftovers(
     gone: list[tuple[Entry, str]] = []
     for entry in found:
         idle = time.time() - entry.changed >= older_than
-        if entry.kind == "partial" and (idle or entry.name.startswith(TRASH)):
+        if entry.kind == "headers":
+            if any(e.kind in HUBS and (e.name, e.revision) == (entry.name, entry.revision) for e in found):
+                gone.append((entry, "headers of a model that has been fetched since"))
+        elif entry.kind == "partial" and (idle or entry.name.startswith(TRASH)):
             gone.append((entry, "an interrupted fetch"))
         elif entry.kind == "converted":
             match = _CONVERTED.fullmatch(entry.name)

@@ -34,6 +34,9 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     found: Fetched | None = None
     resolved: Resolved | None = None
     present: int = 0  # bytes that an interrupted fetch has left
+    transfer: int | None = (
+        None  # bytes that come over the line, where the files are packed in something larger
+    )
     failures: tuple[str, ...] = ()  # one line for each source that was asked before and failed
 
 
@@ -66,37 +69,60 @@ def fetch(
     """
     if found := locate(refs, cache=cache):
         return found
-    _check_online(refs, offline)
+    check_online(refs, offline)
     failures: list[tuple[Ref, DeploykitError]] = []
     for ref in refs:
         try:
-            found = source_of(ref, cache).fetch(report or _ignore)
+            found = source_of(ref, cache).fetch(report or ignore)
         except (DeploykitError, OSError) as e:
-            failures.append((ref, _as_ours(e, cache)))
+            failures.append((ref, as_ours(e, cache)))
         else:
-            return msgspec.structs.replace(found, failures=_lines(failures))
-    raise _all_failed(failures)
+            return msgspec.structs.replace(found, failures=lines_of(failures))
+    raise all_failed(failures)
 
 
 def preview(refs: Sequence[Ref], *, cache: Path, offline: bool = False) -> Preview:
     """Which source answers, with which commit and files: what `fetch` asks before it writes anything."""
     if found := locate(refs, cache=cache):
         return Preview(source=found.source, found=found)
-    _check_online(refs, offline)
+    answer = resolve(refs, cache=cache, offline=offline)
+    resolved, transfer = answer.resolved, None
+    if isinstance(answer.source, PypiSource) and resolved.size is None:
+        from deploykit.hub.wheel import measured
+
+        resolved, transfer = measured(answer.source, resolved)
+    return Preview(
+        source=str(answer.ref),
+        resolved=resolved,
+        present=answer.source.present(resolved),
+        transfer=transfer,
+        failures=answer.failures,
+    )
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The first source that answered, and what it has now."""
+
+    source: Source
+    ref: Ref
+    resolved: Resolved
+    failures: tuple[str, ...] = ()  # one line for each source that was asked before
+
+
+def resolve(refs: Sequence[Ref], *, cache: Path, offline: bool = False) -> Answer:
+    """Ask the sources in their order, whatever is on the disk."""
+    check_online(refs, offline)
     failures: list[tuple[Ref, DeploykitError]] = []
     for ref in refs:
-        source = source_of(ref, cache)
         try:
-            resolved = source.resolve()
+            source = source_of(ref, cache)
+            return Answer(source, ref, source.resolve(), lines_of(failures))
         except (DeploykitError, OSError) as e:
-            failures.append((ref, _as_ours(e, cache)))
-        else:
-            present = source.present(resolved)
-            return Preview(source=str(ref), resolved=resolved, present=present, failures=_lines(failures))
-    raise _all_failed(failures)
+            failures.append((ref, as_ours(e, cache)))
+    raise all_failed(failures)
 
 
-def _check_online(refs: Sequence[Ref], offline: bool) -> None:
+def check_online(refs: Sequence[Ref], offline: bool) -> None:
     """Raises DeploykitError where a connection would be needed and none may be made."""
     switch = offline_switch()
     if (not offline and switch is None) or all(isinstance(ref, PathRef) for ref in refs):
@@ -109,14 +135,14 @@ def _check_online(refs: Sequence[Ref], offline: bool) -> None:
     )
 
 
-def _as_ours(error: DeploykitError | OSError, cache: Path) -> DeploykitError:
+def as_ours(error: DeploykitError | OSError, cache: Path) -> DeploykitError:
     if isinstance(error, DeploykitError):
         return error
     fix = "check the disk, or set DEPLOYKIT_CACHE to another folder"
     return DeploykitError("the cache can't be written", where=str(cache), why=str(error), fix=fix)
 
 
-def _all_failed(failures: list[tuple[Ref, DeploykitError]]) -> DeploykitError:
+def all_failed(failures: list[tuple[Ref, DeploykitError]]) -> DeploykitError:
     if len(failures) == 1:
         return failures[0][1]
     why = "\n".join(f"         {i}. {ref}: {_one_line(e)}" for i, (ref, e) in enumerate(failures, 1))
@@ -130,7 +156,7 @@ def _all_failed(failures: list[tuple[Ref, DeploykitError]]) -> DeploykitError:
     )
 
 
-def _lines(failures: list[tuple[Ref, DeploykitError]]) -> tuple[str, ...]:
+def lines_of(failures: list[tuple[Ref, DeploykitError]]) -> tuple[str, ...]:
     return tuple(f"{ref}: {_one_line(e)}" for ref, e in failures)
 
 
@@ -138,5 +164,5 @@ def _one_line(error: DeploykitError) -> str:
     return error.what + (f" ({error.why})" if error.why else "")
 
 
-def _ignore(progress: FetchProgress) -> None:
+def ignore(progress: FetchProgress) -> None:
     """Nobody asked to be told."""

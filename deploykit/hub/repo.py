@@ -12,7 +12,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import quote, unquote
 
@@ -25,7 +25,9 @@ from deploykit.hub.disk import require_space
 from deploykit.hub.download import download
 from deploykit.hub.http import Client, Problem
 from deploykit.hub.locks import exclusive, work_lock
-from deploykit.hub.records import Record, write_record
+from deploykit.hub.pins import check_pins, summed
+from deploykit.hub.records import Record, read_record, write_record
+from deploykit.hub.split import parts_of
 from deploykit.hub.staging import folder_bytes, short_name, sync_folder
 from deploykit.hub.types import Fetched, FetchProgress, PinnedFile, RepoRef, Report, Resolved
 
@@ -61,14 +63,38 @@ class RepoSource(ABC):
     def _branch_file(self) -> Path:
         return self.home / "refs" / quote(self.ref.revision, safe="")
 
-    def _target(self, commit: str) -> Path:
+    def target(self, commit: str) -> Path:
         """Whole models and single files are kept apart: a folder is complete as soon as it is there."""
         folder = self.home / self._kind / commit
         return folder if self.ref.file is None else folder / self.ref.file
 
+    def _parts(self, commit: str) -> list[Path]:
+        """What is there when the fetch is done: the target, and of a model in several files its other parts."""
+        target = self.target(commit)
+        return [target.with_name(PurePosixPath(name).name) for name in parts_of(self.ref.file or "")] or [
+            target
+        ]
+
     def _fetched(self, commit: str) -> Fetched | None:
-        path = self._target(commit)
-        return Fetched(path=path, source=str(self.ref), revision=commit) if path.exists() else None
+        path = self.target(commit)
+        if not all(part.exists() for part in self._parts(commit)):
+            return None
+        if self.ref.pinned:
+            self._check_pins(path, commit)
+        return Fetched(path=path, source=str(self.ref), revision=commit)
+
+    def _check_pins(self, path: Path, commit: str) -> None:
+        """What is on the disk against what was pinned: by the sums that were taken when it was fetched."""
+        files: list[PinnedFile] = []
+        for part in self._parts(commit):
+            record = read_record(self.cache, part)
+            if record is not None:
+                files += record.files
+            elif part.is_dir():
+                files += (summed(p, p.relative_to(part).as_posix()) for p in part.rglob("*") if p.is_file())
+            else:
+                files.append(summed(part, str(PurePosixPath(self.ref.file or "").with_name(part.name))))
+        check_pins(self.ref.pinned, files, str(path))
 
     def locate(self) -> Fetched | None:
         if COMMIT.fullmatch(self.ref.revision):
@@ -104,7 +130,7 @@ class RepoSource(ABC):
         return folder_bytes(self.stage(resolved.revision))
 
     def fetch(self, report: Report) -> Fetched:
-        resolved = self._sized(self.resolve())
+        resolved = self.sized(self.resolve())
         commit = resolved.revision
         stage = self.stage(commit)
 
@@ -125,10 +151,10 @@ class RepoSource(ABC):
                 write_atomic(self._branch_file(), commit.encode())
         found = self._fetched(commit)
         if found is None:
-            raise DeploykitError("the fetched files have disappeared", where=str(self._target(commit)))
+            raise DeploykitError("the fetched files have disappeared", where=str(self.target(commit)))
         return found
 
-    def _sized(self, resolved: Resolved) -> Resolved:
+    def sized(self, resolved: Resolved) -> Resolved:
         """Some mirrors list no sizes: each such file is asked for, and its header read."""
         if resolved.size is not None:
             return resolved
@@ -150,19 +176,34 @@ class RepoSource(ABC):
 
     def _publish(self, stage: Path, commit: str, files: tuple[PinnedFile, ...]) -> None:
         """Rename what was staged into place: the folder of a whole model, or the one file."""
-        target = self._target(commit)
+        target = self.target(commit)
         record = Record(source=str(self.ref), revision=commit, fetched=time.time(), files=files)
-        write_record(self.cache, target, record)
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.ref.file is not None:
-            os.replace(stage / self.ref.file, target)
+            for file in files:
+                part = target.with_name(PurePosixPath(file.name).name)
+                write_record(self.cache, part, msgspec.structs.replace(record, files=(file,)))
+                os.replace(stage / file.name, part)
             shutil.rmtree(stage, ignore_errors=True)
         else:
-            wanted = {f.name for f in files}
-            for stray in (p for p in stage.iterdir() if p.name not in wanted):
-                shutil.rmtree(stray) if stray.is_dir() and not stray.is_symlink() else stray.unlink()
+            write_record(self.cache, target, record)
+            _remove_strays(stage, {f.name for f in files})
             os.replace(stage, target)
         sync_folder(target.parent)
+
+
+def _remove_strays(stage: Path, wanted: set[str]) -> None:
+    """What an earlier try of another kind has left: the folder of a model holds what was checked, and nothing else."""
+    folders = {str(parent) for name in wanted for parent in PurePosixPath(name).parents}
+    for found in stage.iterdir():
+        is_folder = found.is_dir() and not found.is_symlink()
+        if found.name in folders and is_folder:
+            inside = {name.partition("/")[2] for name in wanted if name.startswith(f"{found.name}/")}
+            _remove_strays(found, inside)
+        elif is_folder:
+            shutil.rmtree(found)
+        elif found.name not in wanted:
+            found.unlink()
 
 
 def folder_of(repo: str) -> str:

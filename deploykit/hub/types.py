@@ -9,13 +9,24 @@ from typing import Protocol
 
 import msgspec
 
-from deploykit.errors import ConfigError
+from deploykit.errors import ConfigError, DeploykitError
 
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9._!+-]*")
 _REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]{0,255}", re.ASCII)
 _FILE = re.compile(r"[\w+@=-][\w.+@=-]*(?:/[\w+@=-][\w.+@=-]*)*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PinnedFile(msgspec.Struct, frozen=True):
+    """A file of a source that can't change any more."""
+
+    name: str  # path in the repository, or inside the wheel
+    size: int | None = None  # bytes
+    sha256: str | None = None
+    git_sha1: str | None = (
+        None  # of git's blob; what Hugging Face tells of files that aren't in its large storage
+    )
 
 
 class PypiRef(msgspec.Struct, frozen=True):
@@ -43,6 +54,9 @@ class HfRef(msgspec.Struct, frozen=True):
     revision: str = "main"  # branch, tag or commit
     file: str | None = None
     allow_bin: bool = False  # .bin and .pth files too, for `deploykit convert`; such a copy is never served
+    pinned: tuple[
+        PinnedFile, ...
+    ] = ()  # exactly these files, with these sums; empty: those that make the model
 
     def __post_init__(self) -> None:
         _check_repo("a Hugging Face id", self.repo, self.revision, self.file)
@@ -58,6 +72,7 @@ class ModelScopeRef(msgspec.Struct, frozen=True):
     revision: str = "master"  # branch, tag or commit
     file: str | None = None
     allow_bin: bool = False
+    pinned: tuple[PinnedFile, ...] = ()
 
     def __post_init__(self) -> None:
         _check_repo("a ModelScope id", self.repo, self.revision, self.file)
@@ -70,6 +85,7 @@ class PathRef(msgspec.Struct, frozen=True):
     """A folder or a .gguf file that is there already."""
 
     path: Path | str
+    pinned: tuple[PinnedFile, ...] = ()
 
     def __str__(self) -> str:
         return f"path {self.path}"
@@ -97,17 +113,6 @@ class FetchProgress(msgspec.Struct, frozen=True):
 Report = Callable[[FetchProgress], None]
 
 
-class PinnedFile(msgspec.Struct, frozen=True):
-    """A file of a source that can't change any more."""
-
-    name: str  # path in the repository, or inside the wheel
-    size: int | None = None  # bytes
-    sha256: str | None = None
-    git_sha1: str | None = (
-        None  # of git's blob; what Hugging Face tells of files that aren't in its large storage
-    )
-
-
 class Resolved(msgspec.Struct, frozen=True):
     """What a source would fetch."""
 
@@ -118,6 +123,10 @@ class Resolved(msgspec.Struct, frozen=True):
     def size(self) -> int | None:
         sizes = [f.size for f in self.files if f.size is not None]
         return sum(sizes) if len(sizes) == len(self.files) else None
+
+
+class NoHeaders(DeploykitError):
+    """A model that can't be looked into before it is fetched; fetching it may work."""
 
 
 class Source(Protocol):

@@ -19,9 +19,13 @@ KEYS = {
     "session_len": "engine.session_len",
     "max_batch_size": "engine.max_batch_size",
     "max_prefill_tokens": "engine.max_prefill_tokens",
+    "max_step_tokens": "engine.max_step_tokens",
+    "max_prefill_chunks": "engine.max_prefill_chunks",
     "threads": "engine.threads",
     "rope_scaling_factor": "engine.rope_scaling_factor",
+    "use_logn_attn": "engine.use_logn_attn",
     "cache_ratio": "engine.cache.ratio",
+    "cache_bytes": "engine.cache.bytes",
     "cache_blocks": "engine.cache.blocks",
     "cache_block_len": "engine.cache.block_len",
     "quant_policy": "engine.cache.quant_policy",
@@ -33,9 +37,8 @@ _FIELD_OF = {key: field for field, key in KEYS.items()}
 def _foreign() -> dict[str, str]:
     """What is said of other programs' names: the recipe's own hints, with our fields in place of its keys."""
     hints: dict[str, str] = {
-        "download_dir": "the cache's folder is the environment variable DEPLOYKIT_CACHE",
+        "download_dir": _elsewhere("model.download_dir"),
         "revision": _elsewhere("model.revision"),
-        "use_logn_attn": "attention is what the checkpoint says",
         "eager_mode": "the engine decides by itself whether it records graphs",
         "async_": "the engine decides by itself whether it plans a step ahead",
         "num_gpu_blocks": "did you mean `cache_blocks`?",
@@ -80,15 +83,23 @@ class EngineConfig:
     max_batch_size: int | Literal["auto"] | None = None
     """Requests that run at once."""
     max_prefill_tokens: int | Literal["auto"] | None = None
-    """Token budget of one step."""
+    """Prompt tokens that one step reads."""
+    max_step_tokens: int | Literal["auto"] | None = None
+    """Tokens of one step: requests that decode first, prompts get the rest."""
+    max_prefill_chunks: int | None = None
+    """Steps that reading a prompt takes at most."""
     threads: int | Literal["auto"] | None = None
     """Compute threads on a CPU."""
     rope_scaling_factor: float | None = None
     """Dynamic NTK scaling, for longer sessions than trained."""
+    use_logn_attn: bool | None = None
+    """Log-n attention scaling; left out, it is what the checkpoint says."""
     cache_ratio: float | None = None
-    """Share for KV of the GPU memory that the weights leave free."""
+    """Share for KV of the memory that weights and steps leave free."""
+    cache_bytes: int | str | None = None
+    """Size of the KV memory, such as "20GiB", instead of a share."""
     cache_blocks: int | None = None
-    """Number of KV blocks, instead of a ratio."""
+    """Number of KV blocks, instead of a share."""
     cache_block_len: int | None = None
     """Tokens a block."""
     quant_policy: Literal["none", "int8", "k8v4", "int4", "fp8", 0, 4, 8] | None = None

@@ -37,18 +37,21 @@ def pipeline(
     engine_config: EngineConfig | None = None,
     log_level: LogLevel = "WARNING",
     sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
     offline: bool = False,
     progress: bool | None = None,
 ) -> Pipeline:
     """Load a model into a process of its own and return the pipe to it; use it with `with`, or `close()` it.
 
-    `model` is what `deploykit up` takes: a recipe (.yaml), a model's folder, a .gguf file, or a hub id `owner/name`.
+    `model` is what `deploykit up` takes: a recipe (.yaml), the name of a shipped one, a model's folder, a .gguf file,
+    or a hub id `owner/name`.
 
     - `generation_config`: what holds for every call that doesn't say otherwise.
     - `chat_template_config`: over the recipe's `chat` section: a built-in by name, or fields of a template.
     - `engine_config`: over the recipe's `engine` section.
     - `log_level`: least level of the records of the logger `deploykit` (the engine's log among them).
     - `sets`: any other key of the recipe, as `KEY=VALUE`.
+    - `profiles`: profiles of the recipe, laid over it in this order.
     - `offline`: use only what is on the disk.
     - `progress`: show what the start does, and a bar over big batches; None = where stderr is a terminal.
 
@@ -65,7 +68,9 @@ def pipeline(
         overrides += _settings("chat", chat_template_config.to_recipe())
     overrides += _PRIVATE
     with StartProgress(wanted(progress)) as display:
-        prepared = prepare(os.fspath(model), sets=overrides, report=display.report, offline=offline)
+        prepared = prepare(
+            os.fspath(model), sets=overrides, profiles=profiles, report=display.report, offline=offline
+        )
         restart = prepared.loaded.recipe.server.restart
         service = Service.from_spec(msgspec.structs.replace(prepared.serve, engine_socket=""))
         host = EngineHost(

@@ -12,6 +12,7 @@ _KEYS_AND_VALUES = frozenset({"full_attention", "sliding_attention", "attention"
 _LINEAR = "linear attention keeps a state instead of keys and values"
 _STATE = "state-space layers keep a state instead of keys and values"
 _RECURRENT = "recurrent layers keep a state instead of keys and values"
+_CROSS = "cross-attention keeps an encoder's keys and values"
 _CHUNKED = "chunked-local attention keeps the keys and values of a chunk alone"
 _KINDS = {
     "linear_attention": _LINEAR,
@@ -29,6 +30,7 @@ _SIGNS = (
     (("mamba_d_state", "ssm_state_size", "ssm_cfg", "hybrid_override_pattern"), _STATE),
     (("attention_chunk_size",), _CHUNKED),
     (("lru_width",), _RECURRENT),
+    (("cross_attention_layers", "is_encoder_decoder"), _CROSS),
 )
 _MODEL_TYPES = {
     "mamba": _STATE,

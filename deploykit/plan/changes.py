@@ -14,6 +14,8 @@ from deploykit.plan.choose import NATIVE_KV
 from deploykit.plan.errors import PlanError
 from deploykit.plan.memory import blocks_for
 from deploykit.plan.outline import Inputs, Outline, TooSmallError, outline
+from deploykit.plan.size import Wish
+from deploykit.plan.stated import memory_short
 from deploykit.plan.text import format_bytes, format_count
 from deploykit.plan.types import Change
 
@@ -62,7 +64,7 @@ def that_give_more(inputs: Inputs, made: Outline) -> list[Change]:
     for edit in sorted(_more(inputs, made), key=lambda edit: edit.rank):
         now = _attempt(held.changed(edit.key, edit.value))
         if now is not None and now.sessions > made.sessions and now.choice.device == made.choice.device:
-            result = f"{_holds(now)}, {made.sessions} without"
+            result = f"{holds(now)}, {made.sessions} without"
             found.append(Change(_flag(edit.key, edit.value), edit.cost, result))
     return found
 
@@ -72,10 +74,12 @@ def first_machine(inputs: Inputs, machines: Iterable[tuple[str, Machine]]) -> Ch
     for name, machine in machines:
         # Another machine's library is another question: it can be built there.
         now = _attempt(Inputs(inputs.recipe, inputs.facts, machine, runner=inputs.runner))
-        if now is not None and now.choice.device.gpu is not None:
+        if now is None or memory_short(inputs.recipe, now.choice.device, machine):
+            continue
+        if now.choice.device.gpu is not None:
             total = format_bytes(now.choice.device.gpu.total_bytes)
             return Change(
-                f"--machine {name}", f"another machine: {now.choice.device.gpu.name}, {total}", _holds(now)
+                f"--machine {name}", f"another machine: {now.choice.device.gpu.name}, {total}", holds(now)
             )
     return None
 
@@ -87,13 +91,21 @@ def _edits(inputs: Inputs, tried: Outline) -> Iterator[_Edit]:
     engine, wish, kind = inputs.recipe.engine, tried.wish, tried.place.kind
     if wish.blocks:
         yield _Edit(10, "engine.cache.blocks", None, "as many KV blocks as the memory holds")
+    if wish.kv_bytes is not None:
+        yield _Edit(10, "engine.cache.bytes", None, "as many KV blocks as the memory holds")
+    if kind == "cpu" and wish.ratio_given:
+        yield _Edit(11, "engine.cache.ratio", None, "as many KV blocks as the memory holds")
     if engine.backend != "auto":
         yield _Edit(12, "engine.backend", "auto", "another engine than the one asked for")
     if wish.max_prefill_tokens:
         yield _Edit(
             15, "engine.max_prefill_tokens", "auto", "shorter steps: long prompts are read more slowly"
         )
-    if kind == "cuda" and not wish.blocks and wish.ratio < FULL_RATIO:
+    if wish.max_prefill_chunks:
+        yield _Edit(16, "engine.max_prefill_chunks", None, "long prompts are read in more, smaller steps")
+    if wish.max_step_tokens:
+        yield _Edit(17, "engine.max_step_tokens", "auto", "steps of another size")
+    if kind == "cuda" and _is_share(wish) and wish.ratio < FULL_RATIO:
         yield _Edit(20, "engine.cache.ratio", FULL_RATIO, "less memory left for other programs on the GPU")
     if engine.device == "cpu" and inputs.machine.gpus:
         yield _Edit(25, "engine.device", "cuda", "the GPU is taken")
@@ -110,20 +122,28 @@ def _edits(inputs: Inputs, tried: Outline) -> Iterator[_Edit]:
 
 def _more(inputs: Inputs, made: Outline) -> Iterator[_Edit]:
     wish, sizes, place = made.wish, made.sizes, made.place
-    if place.kind == "cuda" and not wish.blocks and wish.ratio < FULL_RATIO:
+    if place.kind == "cuda" and _is_share(wish) and wish.ratio < FULL_RATIO:
         yield _Edit(20, "engine.cache.ratio", FULL_RATIO, "less memory left for other programs on the GPU")
-    if place.kind == "cpu" or wish.blocks:
+    if place.kind == "cpu" or not _is_share(wish):
         left = place.limit - sum(item.bytes for item in sizes.memory)
         full = sizes.max_batch_size * blocks_for(sizes.session_len, wish.block_len)
         blocks = min(full, sizes.num_blocks + max(0, left) // place.block_bytes)
         more = format_bytes((blocks - sizes.num_blocks) * place.block_bytes)
-        yield _Edit(20, "engine.cache.blocks", blocks, f"{more} more of the memory")
+        if wish.kv_bytes is not None:
+            yield _Edit(20, "engine.cache.bytes", blocks * place.block_bytes, f"{more} more of the memory")
+        elif not wish.ratio_given or wish.blocks:
+            yield _Edit(20, "engine.cache.blocks", blocks, f"{more} more of the memory")
     yield from _smaller_kv(inputs)
+
+
+def _is_share(wish: Wish) -> bool:
+    return wish.blocks is None and wish.kv_bytes is None
 
 
 def _smaller_kv(inputs: Inputs) -> Iterator[_Edit]:
     policy = inputs.recipe.engine.cache.quant_policy
-    smaller = NATIVE_KV[NATIVE_KV.index(policy) + 1 :] if policy in NATIVE_KV else NATIVE_KV
+    eight = "int8" if policy == "fp8" else policy  # as many bits
+    smaller = NATIVE_KV[NATIVE_KV.index(eight) + 1 :] if eight in NATIVE_KV else NATIVE_KV
     for name in smaller:
         rank, cost = _KV_COSTS[name]
         yield _Edit(rank, "engine.cache.quant_policy", name, cost)
@@ -143,7 +163,7 @@ def _singles(inputs: Inputs, edits: list[_Edit], tried: Outline) -> tuple[list[C
         if solved is None:
             continue
         value, now = solved
-        change = Change(_flag(edit.key, value), edit.cost, _holds(now, tried))
+        change = Change(_flag(edit.key, value), edit.cost, holds(now, tried))
         if edit.key == "engine.device" and value == "cpu":
             device.append(change)
         else:
@@ -161,7 +181,7 @@ def _pairs(inputs: Inputs, edits: list[_Edit], tried: Outline) -> list[Change]:
         if solved is not None:
             value, now = solved
             flags = f"{_flag(first.key, first.value)} {_flag(second.key, value)}"
-            return [Change(flags, f"{first.cost}; {second.cost}", _holds(now, tried))]
+            return [Change(flags, f"{first.cost}; {second.cost}", holds(now, tried))]
     return []
 
 
@@ -197,7 +217,7 @@ def _flag(key: str, value: Any) -> str:
     return f"--set {key}={'null' if value is None else value}"
 
 
-def _holds(now: Outline, before: Outline | None = None) -> str:
+def holds(now: Outline, before: Outline | None = None) -> str:
     plural = "session" if now.sessions == 1 else "sessions"
     moved = before is not None and before.place.kind != now.place.kind
     place = f" on the {'GPU' if now.place.kind == 'cuda' else 'CPU'}" if moved else ""

@@ -9,15 +9,17 @@ from deploykit.plan.attention import unsupported_attention
 from deploykit.plan.errors import PlanError
 from deploykit.plan.generations import MIN_COMPUTE_CAPABILITY as MIN_COMPUTE_CAPABILITY
 from deploykit.plan.generations import too_old, torch_lacks
+from deploykit.plan.outlook import outlook
 from deploykit.plan.text import format_bytes
 from deploykit.plan.types import Candidate, Decision
+from deploykit.plan.vision import unsupported_images
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
     from deploykit.hardware.machine import GPU, Machine
     from deploykit.recipe.schema import EngineSection, Recipe
 
-NATIVE_KV = ("int8", "k8v4", "int4")  # quantized KV memory of the native engine
+NATIVE_KV = ("int8", "k8v4", "int4")  # quantized KV memory that the native engine has everywhere
 _CPU_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 _CPU_FLOAT16 = ("amx_fp16", "avx512_fp16", "fp16")
 
@@ -94,7 +96,7 @@ def choose_engine(
 ) -> tuple[str, tuple[Candidate, ...]]:
     """(engine, candidates in the order of preference). Raises PlanError where none is left."""
     backend, policy = engine.backend, engine.cache.quant_policy
-    kind = unsupported_attention(facts)
+    kind = unsupported_attention(facts) or unsupported_images(facts)
     problems = {
         "native": kind or _native_problem(facts, device, native, dtype),
         "pytorch": kind or _pytorch_problem(facts, machine, device),
@@ -107,7 +109,7 @@ def choose_engine(
             problem = f"the recipe asks for {backend}"
         if problem is None and name == "pytorch" and engine.rope_scaling_factor is not None:
             problem = "it applies the checkpoint's own rotary scaling alone (engine.rope_scaling_factor)"
-        if problem is None and (problem := _kv_problem(name, policy)):
+        if problem is None and (problem := _kv_problem(name, policy, device)):
             only_kv = True
         if problem is None and chosen is None:
             chosen = name
@@ -128,7 +130,15 @@ def choose_engine(
         )
     if kind:
         what, fixes = f"no engine runs {facts.architecture or 'this checkpoint'}", ["use another checkpoint"]
-        raise PlanError(what, where=facts.path, why=kind, fixes=fixes, candidates=candidates)
+        raise PlanError(
+            what,
+            where=facts.path,
+            why=kind,
+            fixes=fixes,
+            candidates=candidates,
+            memory_limit=machine.memory_available if device.gpu is None else device.gpu.free_bytes,
+            outlook=outlook(facts, engine),
+        )
     if backend == "native":
         what, fixes = "the recipe asks for an engine that can't be used", ["--set engine.backend=auto"]
     else:
@@ -160,13 +170,17 @@ def _pytorch_problem(facts: Facts, machine: Machine, device: Device) -> str | No
     return supported(facts) or torch_lacks(machine, device.gpu)
 
 
-def _kv_problem(engine: str, policy: str) -> str | None:
+def _kv_problem(engine: str, policy: str, device: Device) -> str | None:
     """Why the engine can't keep KV memory so."""
     if policy == "none":
         return None
     if engine == "pytorch":
         return "it keeps keys and values in the dtype it computes in"
-    return None if policy in NATIVE_KV else f"it has {', '.join(NATIVE_KV)} and no {policy}"
+    if device.gpu is not None:
+        from deploykit.engine.native.cuda import kv_problem_on_cuda
+
+        return kv_problem_on_cuda(policy, device.gpu.compute_capability)
+    return None if policy in NATIVE_KV else f"on a CPU it has {', '.join(NATIVE_KV)} and no {policy}"
 
 
 # ---------------------------------------------------------------- dtype

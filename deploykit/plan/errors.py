@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deploykit.errors import EXIT_NO_FIT, DeploykitError
 from deploykit.plan.text import format_bytes
 from deploykit.plan.types import Candidate, Change, MemoryItem
 
+if TYPE_CHECKING:
+    from deploykit.plan.outlook import Outlook
+
 
 class PlanError(DeploykitError):
     """`candidates` are the engines in the order of preference, `memory` the table that doesn't fit `memory_limit`
     bytes on `device_name`, and `fixes` the changes that would do, cheapest first; where it is memory that is short,
-    `changes` says of each what it costs and what it gives."""
+    `changes` says of each what it costs and what it gives. `outlook` is what a model would take that no engine runs;
+    its memory table is the error's then."""
 
     def __init__(
         self,
@@ -26,10 +31,12 @@ class PlanError(DeploykitError):
         memory_limit: int = 0,
         changes: Sequence[Change] = (),
         device_name: str = "",
+        outlook: Outlook | None = None,
     ) -> None:
         self.fixes = tuple(fixes)
         self.candidates = tuple(candidates)
-        self.memory = tuple(memory)
+        self.outlook = outlook
+        self.memory = tuple(memory) if outlook is None else outlook.memory
         self.memory_limit = memory_limit
         self.changes = tuple(changes)
         self.device_name = device_name

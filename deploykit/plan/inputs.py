@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deploykit.hardware.machine import Machine
     from deploykit.recipe.schema import EngineSection
 
+DEFAULT_RATIO = 0.8
 FAKE_RUNTIME = 64 << 20  # an engine process that holds no model
 
 
@@ -26,8 +27,12 @@ def wish_of(engine: EngineSection) -> Wish:
         max_batch_size=number(engine.max_batch_size),
         max_prefill_tokens=number(engine.max_prefill_tokens),
         blocks=engine.cache.blocks,
-        ratio=engine.cache.ratio,
+        ratio=engine.cache.ratio or DEFAULT_RATIO,
         block_len=engine.cache.block_len,
+        kv_bytes=engine.cache.bytes,
+        ratio_given=engine.cache.ratio is not None and "ratio" in engine.cache.model_fields_set,
+        max_step_tokens=number(engine.max_step_tokens),
+        max_prefill_chunks=engine.max_prefill_chunks,
     )
 
 

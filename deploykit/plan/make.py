@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.plan.changes import that_give_more
+from deploykit.plan.changes import holds, that_give_more
 from deploykit.plan.choose import Device, NativeProblems
 from deploykit.plan.fixes import not_fit
 from deploykit.plan.generations import needs
 from deploykit.plan.outline import Inputs, Outline, TooSmallError, device_name, outline
+from deploykit.plan.stated import memory_short, refuse_unsupported, too_small
 from deploykit.plan.text import format_count
-from deploykit.plan.types import Change, Decision, Plan
+from deploykit.plan.types import Candidate, Change, Decision, Plan
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
@@ -41,10 +42,16 @@ def make_plan(
 
 def plan_of(inputs: Inputs, name: str) -> Plan:
     """`make_plan` of inputs that are bundled already."""
+    recipe, machine = inputs.recipe, inputs.machine
+    refuse_unsupported(recipe, inputs.facts, machine)
     try:
         found = outline(inputs)
     except TooSmallError as error:
         raise not_fit(inputs, error.outline) from None
+    device = found.choice.device
+    if inputs.runner is None and (short := memory_short(recipe, device, machine)):
+        rows, limit, name = found.sizes.memory, found.place.limit, device_name(device, machine)
+        raise too_small(recipe, short, holds(found), rows, limit, name)
     return _written(inputs, found, name)
 
 
@@ -59,15 +66,12 @@ def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
     engine, choice, wish, sizes = recipe.engine, found.choice, found.wish, found.sizes
     device, candidates = choice.device, choice.candidates
     decisions = [
-        Decision("engine.backend", choice.engine, next(c.reason for c in candidates if c.accepted)),
+        *_backend(choice.engine, device, candidates, engine.backend != "auto" and inputs.runner is None),
         device.decision,
         choice.dtype_decision,
         *sizes.decisions,
         *_notes(recipe, facts, machine, device, found.threads),
-        *_never_run(choice.engine, device),
     ]
-    if engine.backend != "auto" and inputs.runner is None:
-        decisions[0] = None
     return Plan(
         name=name,
         engine=choice.engine,
@@ -85,12 +89,15 @@ def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
         max_batch_size=sizes.max_batch_size,
         max_queue=recipe.server.limits.max_queue,
         max_prefill_tokens=sizes.max_prefill_tokens,
+        max_step_tokens=sizes.max_step_tokens,
+        max_prefill_chunks=wish.max_prefill_chunks,
         block_len=wish.block_len,
         block_bytes=found.place.block_bytes,
         num_blocks=sizes.num_blocks,
         prefix_caching=engine.cache.prefix_caching,
         threads=found.threads,
         rope_scaling_factor=engine.rope_scaling_factor,
+        use_logn_attn=engine.use_logn_attn,
         needs=needs(machine, device.gpu, choice.engine),
         memory=sizes.memory,
         memory_limit=found.place.limit,
@@ -117,10 +124,6 @@ def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threa
             f"every engine of this version runs on one device; GPU {others} stays free for another deployment"
         )
         notes.append(Decision("engine.tp", "1", note))
-    if "ratio" in engine.cache.model_fields_set and (device.kind == "cpu" or engine.cache.blocks):
-        why = "engine.cache.blocks comes before it" if engine.cache.blocks else "it counts on a GPU alone"
-        note = f"without effect here: {why}"
-        notes.append(Decision("engine.cache.ratio", f"{engine.cache.ratio:g}", note))
     if facts.sliding_window:
         window = format_count(facts.sliding_window)
         note = (
@@ -130,14 +133,18 @@ def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threa
     return notes
 
 
-def _never_run(engine: str, device: Device) -> list[Decision]:
-    from deploykit.engine.native.cuda import RUN_ON
+def _backend(engine: str, device: Device, candidates: tuple[Candidate, ...], asked: bool) -> list[Decision]:
+    """Why this engine, where the recipe left it open; and what is not known of it on such a GPU, in both cases."""
+    from deploykit.engine.native.cuda import PTX_RAN, RAN
 
-    if engine != "native" or device.gpu is None or device.gpu.compute_capability in RUN_ON:
-        return []
-    major, minor = device.gpu.compute_capability
-    note = (
-        f"its kernels for compute capability {major}.{minor} were compiled and not run yet; "
-        "engine.backend: pytorch is the other choice"
-    )
-    return [Decision("engine.backend", "native", note)]
+    words = [] if asked else [next(c.reason for c in candidates if c.accepted)]
+    if engine == "native" and device.gpu is not None and device.gpu.compute_capability not in RAN:
+        major, minor = device.gpu.compute_capability
+        how = (
+            "passed its tests on a card of 9.0 alone"
+            if (major, minor) in PTX_RAN
+            else "are compiled and never ran"
+        )
+        kernels = f"its kernels for compute capability {major}.{minor} {how}"
+        words.append(f"{kernels}; engine.backend: pytorch is the other choice")
+    return [Decision("engine.backend", engine, "; ".join(words))] if words else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from deploykit.plan.kinds import text_config
+
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
 
@@ -27,7 +29,8 @@ def trained_len(facts: Facts) -> int:
     `original_max_position_embeddings` and `linear` and `dynamic` stretch `max_position_embeddings` by `factor`.
     """
     base = facts.max_position_embeddings
-    rope = facts.config.get("rope_parameters") or facts.config.get("rope_scaling")
+    config = text_config(facts.config)
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(rope, dict):
         return base
     nested = rope.get("full_attention")

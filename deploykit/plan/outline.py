@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from deploykit.plan.check import check_block_len, check_lengths, refuse_unsupported
+from deploykit.plan.check import check_block_len, check_lengths, check_pool, refuse_unsupported
 from deploykit.plan.choose import Choice, Device, NativeProblems, choose
 from deploykit.plan.inputs import place_of, threads_of, wish_of
 from deploykit.plan.memory import blocks_for
 from deploykit.plan.size import DoesNotFitError, Place, Sizes, Wish, find_sizes
+from deploykit.plan.stated import check_device
 
 if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
@@ -74,17 +75,20 @@ def outline(inputs: Inputs) -> Outline:
     """Raises PlanError where the recipe can't be honoured, TooSmallError where it doesn't fit."""
     engine = inputs.recipe.engine
     refuse_unsupported(engine)
-    facts = inputs.facts.with_rope_factor(engine.rope_scaling_factor)
+    facts = inputs.facts.with_rope_factor(engine.rope_scaling_factor).with_logn(engine.use_logn_attn)
     choice = _choice(inputs, facts)
+    if inputs.runner is None:
+        check_device(inputs.recipe, choice.device)
     check_block_len(engine.cache.block_len, choice.device)
     wish = wish_of(engine)
-    check_lengths(wish, facts)
+    check_lengths(wish, facts, stretched=(engine.rope_scaling_factor or 1) > 1)
     threads = threads_of(engine, inputs.machine)
     rope = engine.rope_scaling_factor
     key = (choice.engine, choice.device, choice.dtype, choice.kv_dtype, wish.block_len, threads, rope)
     if key not in inputs.known:
         inputs.known[key] = place_of(choice, facts, inputs.machine, wish.block_len, threads)
     place: Place = inputs.known[key]
+    check_pool(wish, place.block_bytes)
     try:
         sizes = find_sizes(wish, place)
     except DoesNotFitError as error:
@@ -94,7 +98,8 @@ def outline(inputs: Inputs) -> Outline:
 
 def _choice(inputs: Inputs, facts: Facts) -> Choice:
     engine, dtype = inputs.recipe.engine, inputs.recipe.model.dtype
-    key = (engine.device, engine.backend, engine.cache.quant_policy, engine.rope_scaling_factor, dtype)
+    rotary = (engine.rope_scaling_factor, engine.use_logn_attn)
+    key = (engine.device, engine.backend, engine.cache.quant_policy, rotary, dtype)
     if key not in inputs.known:
         inputs.known[key] = choose(
             inputs.recipe, facts, inputs.machine, runner=inputs.runner, native=inputs.native

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from deploykit.plan.memory import blocks_for
 from deploykit.plan.text import format_bytes, format_count
-from deploykit.plan.types import Decision, MemoryItem
+from deploykit.plan.types import Decision, MemoryItem, least_chunk, step_capacity
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -41,6 +41,14 @@ class Wish:
     blocks: int | None
     ratio: float
     block_len: int
+    kv_bytes: int | None = None  # of all KV blocks, in place of a number of them
+    ratio_given: bool = False  # written in the recipe: it counts on a CPU too
+    max_step_tokens: int | None = None
+    max_prefill_chunks: int | None = None
+
+    def blocks_at(self, block_bytes: int) -> int | None:
+        """The number of KV blocks that is asked for, as such or in bytes."""
+        return self.blocks if self.kv_bytes is None else self.kv_bytes // block_bytes
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Sizes:
     session_len: int
     max_batch_size: int
     max_prefill_tokens: int
+    max_step_tokens: int
     num_blocks: int
     memory: tuple[MemoryItem, ...]
     decisions: tuple[Decision, ...] = ()
@@ -94,17 +103,25 @@ def find_sizes(wish: Wish, place: Place) -> Sizes:
                     sizes = _stretch(wish, place, sizes, longest)
                 return replace(sizes, decisions=_explain(wish, place, sizes))
     batch, prefill = steps[-1]
-    blocks = wish.blocks or blocks_for(smallest, wish.block_len)
+    asked = wish.blocks_at(place.block_bytes)
+    blocks = blocks_for(smallest, wish.block_len) if asked is None else asked
     raise DoesNotFitError(_sizes(wish, place, smallest, batch, prefill, blocks))
 
 
 def _longest_session(wish: Wish, place: Place) -> int:
     longest = place.trained_len if place.kind == "cuda" else min(place.trained_len, CPU_SESSION)
-    return min(longest, wish.blocks * wish.block_len) if wish.blocks else longest
+    if wish.max_prefill_chunks and wish.max_prefill_tokens:
+        longest = min(longest, wish.max_prefill_chunks * wish.max_prefill_tokens)
+    blocks = wish.blocks_at(place.block_bytes)
+    return min(longest, blocks * wish.block_len) if blocks else longest
 
 
 def _steps(wish: Wish, kind: str) -> Iterator[tuple[int, int]]:
-    """(max_batch_size, max_prefill_tokens) to try. A step holds a token of every running row: batch <= prefill."""
+    """(max_batch_size, max_prefill_tokens) to try. A step holds a token of every running row."""
+    if wish.max_step_tokens:  # it exceeds max_batch_size, so that a prompt is read while all others decode
+        prefill = wish.max_prefill_tokens or wish.max_step_tokens
+        yield wish.max_batch_size or min(BATCH[kind], wish.max_step_tokens - 1), prefill
+        return
     if wish.max_prefill_tokens:
         yield wish.max_batch_size or min(BATCH[kind], wish.max_prefill_tokens), wish.max_prefill_tokens
         return
@@ -114,20 +131,32 @@ def _steps(wish: Wish, kind: str) -> Iterator[tuple[int, int]]:
 
 
 def _sizes(wish: Wish, place: Place, session: int, batch: int, prefill: int, blocks: int) -> Sizes:
-    table = place.cost(prefill, batch, session, blocks * place.block_bytes)
-    return Sizes(session, batch, prefill, blocks, table)
+    step, most = _step(wish, batch, prefill, session)
+    table = place.cost(most, batch, session, blocks * place.block_bytes)
+    prefill = max(prefill, least_chunk(session, wish.max_prefill_chunks))
+    return Sizes(session, batch, prefill, step, blocks, table)
+
+
+def _step(wish: Wish, batch: int, prefill: int, session: int) -> tuple[int, int]:
+    """(tokens of a step, of the largest one)."""
+    step = wish.max_step_tokens or max(prefill, batch + 1)
+    return step, step_capacity(step, wish.max_prefill_chunks, session, batch)
 
 
 def _pool(wish: Wish, place: Place, session: int, batch: int, prefill: int) -> Sizes | None:
     """The KV pool beside everything else, or None where it can't hold one full session."""
-    fixed = sum(item.bytes for item in place.cost(prefill, batch, session, 0))
+    _, step = _step(wish, batch, prefill, session)
+    fixed = sum(item.bytes for item in place.cost(step, batch, session, 0))
     free = place.limit - fixed
     block_bytes = place.block_bytes
     one = blocks_for(session, wish.block_len)
-    if wish.blocks:
-        blocks = wish.blocks
+    asked = wish.blocks_at(block_bytes)
+    if asked is not None:
+        blocks = asked
     elif place.kind == "cuda":
         blocks = int(max(0, free) * wish.ratio) // block_bytes
+    elif wish.ratio_given:  # in place of the cap: no more than the rows can use
+        blocks = min(one * batch, int(max(0, free) * wish.ratio) // block_bytes)
     else:
         blocks = min(one * batch, max(one, _cpu_cap(place) // block_bytes), max(0, free) // block_bytes)
     if blocks < one or blocks * block_bytes > free:
@@ -146,7 +175,7 @@ def _within_cap(wish: Wish, place: Place, session: int) -> bool:
     most = _cpu_cap(place, CPU_SESSION_CAP)
     return (
         place.kind == "cuda"
-        or wish.blocks is not None
+        or wish.blocks_at(place.block_bytes) is not None
         or session * place.block_bytes <= most * wish.block_len
     )
 
@@ -183,12 +212,19 @@ def _explain(wish: Wish, place: Place, sizes: Sizes) -> tuple[Decision, ...]:
             "rows that one step still serves quickly on a CPU" if place.kind == "cpu" else "rows of a step"
         )
         if sizes.max_batch_size < BATCH[place.kind]:
-            limited_by_step = wish.max_prefill_tokens == sizes.max_batch_size
-            reason = "engine.max_prefill_tokens holds no more" if limited_by_step else "one KV block a row"
+            reason = "one KV block a row"
+            if wish.max_step_tokens == sizes.max_batch_size + 1:
+                reason = "engine.max_step_tokens holds no more"
+            elif wish.max_prefill_tokens == sizes.max_batch_size:
+                reason = "engine.max_prefill_tokens holds no more"
         found.append(Decision("engine.max_batch_size", str(sizes.max_batch_size), reason))
     if wish.max_prefill_tokens is None:
         default = PREFILL[place.kind][0]
-        if sizes.max_prefill_tokens < default:
+        if sizes.max_prefill_tokens == wish.max_step_tokens:
+            reason = "engine.max_step_tokens, where no row decodes"
+        elif sizes.max_prefill_tokens == least_chunk(sizes.session_len, wish.max_prefill_chunks):
+            reason = "so that engine.max_prefill_chunks is kept by the longest prompt"
+        elif sizes.max_prefill_tokens < default:
             reason = f"made smaller than {default} so that a session fits"
         elif sizes.max_prefill_tokens > default:
             reason = "a step must hold a token of every row of engine.max_batch_size"
@@ -197,6 +233,13 @@ def _explain(wish: Wish, place: Place, sizes: Sizes) -> tuple[Decision, ...]:
         else:
             reason = "long steps keep a GPU busy"
         found.append(Decision("engine.max_prefill_tokens", str(sizes.max_prefill_tokens), reason))
+    if wish.max_prefill_chunks:
+        most = step_capacity(
+            sizes.max_step_tokens, wish.max_prefill_chunks, sizes.session_len, sizes.max_batch_size
+        )
+        if most > sizes.max_step_tokens:
+            reason = f"a step grows to {format_count(most)} where engine.max_prefill_chunks needs it"
+            found.append(Decision("engine.max_step_tokens", str(sizes.max_step_tokens), reason))
     if wish.blocks is None:
         found.append(
             Decision("engine.cache.blocks", str(sizes.num_blocks), _blocks_reason(wish, place, sizes))
@@ -210,17 +253,24 @@ def _session_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
     trained = f"the model was trained for {format_count(place.trained_len)}"
     if place.kind == "cpu" and sizes.session_len == CPU_SESSION:
         return f"the longest that is chosen on a CPU; {trained}"
-    if wish.blocks and sizes.session_len == wish.blocks * wish.block_len:
-        return f"what engine.cache.blocks holds; {trained}"
+    asked = wish.blocks_at(place.block_bytes)
+    if asked and sizes.session_len == asked * wish.block_len:
+        key = "engine.cache.blocks" if wish.kv_bytes is None else "engine.cache.bytes"
+        return f"what {key} holds; {trained}"
+    chunks, tokens = wish.max_prefill_chunks, wish.max_prefill_tokens
+    if chunks and tokens and sizes.session_len == chunks * tokens:
+        return f"what engine.max_prefill_chunks of engine.max_prefill_tokens read; {trained}"
     return f"what fits in memory; {trained}"
 
 
 def _blocks_reason(wish: Wish, place: Place, sizes: Sizes) -> str:
     block_bytes = place.block_bytes
     pool = format_bytes(sizes.num_blocks * block_bytes)
-    if place.kind == "cuda":
-        return f"{pool}: {wish.ratio:.0%} of what the weights and the steps leave free (engine.cache.ratio)"
+    if wish.kv_bytes is not None:
+        return f"{pool}: the whole blocks in engine.cache.bytes"
     one = blocks_for(sizes.session_len, wish.block_len)
+    if place.kind == "cuda" or (wish.ratio_given and sizes.num_blocks < one * sizes.max_batch_size):
+        return f"{pool}: {wish.ratio:.0%} of what the weights and the steps leave free (engine.cache.ratio)"
     if sizes.num_blocks == one * sizes.max_batch_size:
         return f"{pool}: {sizes.max_batch_size} sessions of {format_count(sizes.session_len)} tokens"
     if sizes.num_blocks == one:

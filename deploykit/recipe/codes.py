@@ -16,6 +16,7 @@ class Code(NamedTuple):
     example: str | bytes | None = None
     command: str = "deploykit validate recipe.yaml"
     sets: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
 
 
 CODES: dict[str, Code] = {
@@ -89,7 +90,8 @@ CODES: dict[str, Code] = {
     "yaml-tag": Code(
         "a tag such as `!!python/object`",
         "A recipe holds plain values: texts, numbers, booleans, null, lists and sections. No tag makes an object of "
-        "anything.",
+        "anything. The two that there are say how a value is laid over the one below it: `!append [x]` before a list "
+        "and `!reset` before a value of a section.",
         "Remove the tag.",
         _HEAD + "name: !!python/name:os.system x\n",
     ),
@@ -118,14 +120,15 @@ CODES: dict[str, Code] = {
         _HEAD + "---\n" + _HEAD,
     ),
     "too-deep": Code(
-        "nested more than 32 levels deep",
+        "nested more than 32 levels deep; more than 8 files that extend one another, or 32 variables in a row",
         "No recipe needs that; a file that does isn't one, or was made to exhaust the reader.",
-        "Remove the nesting.",
+        "Remove the nesting; merge some of the files.",
         _HEAD + "chat: " + "[" * 33 + "]" * 33 + "\n",
     ),
     "too-large": Code(
-        "a file over 1 MiB, or more than 10,000 values",
-        "Aliases are counted written out, so that a small file can't grow without bounds.",
+        "a file over 1 MiB, more than 10,000 values, 32 files or 32 profiles",
+        "Aliases are counted written out, and files with all that they extend, so that a small file can't grow without "
+        "bounds.",
         "Make the recipe smaller.",
         "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
         "b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
@@ -156,6 +159,43 @@ CODES: dict[str, Code] = {
         "Begin with `version: 1` and a `model:` section.",
         "- version: 1\n",
     ),
+    "extends-cycle": Code(
+        "a recipe that extends itself",
+        "Of the files that extend one another, one extends the first again: no one of them could be the lowest. The "
+        "place shown is the entry of `extends` that closes the circle.",
+        "Remove one of the entries, or move what the files share into a file of its own.",
+        "extends: recipe.yaml\n" + _HEAD,
+    ),
+    "unknown-profile": Code(
+        "a `--profile` that the recipe doesn't have",
+        "Profiles are written under `profiles` in the recipe, or in a file that it extends.",
+        "Take one of those that the help lists.",
+        _HEAD + "profiles:\n  laptop: {engine: {device: cpu}}\n",
+        "deploykit validate recipe.yaml --profile latpop",
+        (),
+        ("latpop",),
+    ),
+    "unset-variable": Code(
+        "a variable without a value",
+        "`${vars.x}` stands for a variable that is given under `vars`, `${env.X}` for one of the environment. A "
+        "variable that isn't set is never taken for an empty text. The variables of profiles that aren't asked for may "
+        "be unset.",
+        "Set it, give a default as in `${env.X:-default}`, or correct the name.",
+        _HEAD + "vars: {ctx: 8192}\nengine:\n  session_len: ${vars.ctz}\n",
+    ),
+    "bad-reference": Code(
+        "a `${…}` that is no reference, or stands where none can",
+        "References are `${vars.NAME}`, `${env.NAME}`, `${env.NAME:-default}` and `${env.NAME:?message}`, in values of "
+        "files: not in keys, and not in `extends`. In `{…}` and `[…]` YAML wants them in quotes.",
+        "Write one of the forms. `$${` is the text `${` itself.",
+        _HEAD + "description: for ${USER}\n",
+    ),
+    "reference-cycle": Code(
+        "a variable that stands for itself",
+        "On the way from reference to reference a variable comes up again, so that it has no value.",
+        "Write one of them out.",
+        _HEAD + "vars:\n  a: ${vars.b}\n  b: ${vars.a}\nname: ${vars.a}\n",
+    ),
     "missing-file": Code(
         "no such file",
         "There is nothing at the path that was given. A similar name beside it is proposed.",
@@ -175,9 +215,10 @@ CODES: dict[str, Code] = {
         command="deploykit validate /proc/self/mem",
     ),
     "bad-set": Code(
-        "a `--set` without `=`, or into something that isn't a section",
-        "`--set` takes `KEY=VALUE`, where KEY is a path such as `engine.session_len` or `model.sources[0].revision`. "
-        "What is on the way must be a section or an entry that there is.",
+        "a `--set` without `=`, or into something that isn't a section; likewise `DEPLOYKIT_SET__…`",
+        "`--set` takes `KEY=VALUE`, where KEY is a path such as `engine.session_len` or `model.sources[0].revision`; "
+        "in the environment that is `DEPLOYKIT_SET__engine__session_len`. What is on the way must be a section or an "
+        "entry that there is, and `extends` and `profiles` stand in files alone.",
         "Write the key as it stands in the recipe, a `=`, and the value as YAML.",
         _HEAD,
         "deploykit validate recipe.yaml --set engine.session_len",

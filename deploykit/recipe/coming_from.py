@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from .foreign import TABLES, Foreign
-from .foreign.outside import COMMANDS, ENVIRONMENT, PYTHON, Row
-from .foreign.values import FOREIGN_VALUES
+from .foreign import COMMANDS, ENVIRONMENT, FOREIGN_VALUES, PYTHON, TABLES, Foreign
+from .foreign.outside import Row
 from .tree import lookup
 
 _HEAD = """\
@@ -35,14 +34,28 @@ END
 deploykit validate --fix /tmp/from-vllm.yaml
 ```
 
-Names are written here as in Python and YAML; on other servers' command lines the same names have dashes.
+Names are written here as in Python and YAML; on other servers' command lines the same names have dashes. The same
+tables answer where such a name is used: a command line of another server is told in ours, an option in `--set`,
+`from deploykit import TurbomindEngineConfig` says what to import, and `deploykit doctor` names variables of other servers
+that are set and that nothing here reads.
+
+```console
+$ deploykit serve api_server internlm/internlm2_5-7b-chat --tp 1 --cache-max-entry-count 0.5 --backend turbomind
+error: there is no command 'serve'
+  why:   `lmdeploy serve api_server` is LMDeploy's: here it is `deploykit up RECIPE` (also of a folder, a `.gguf` file or a hub id; `-d` runs it in the background)
+  fix:   deploykit up internlm/internlm2_5-7b-chat --set engine.tp=1 --set engine.cache.ratio=0.5 --set engine.backend=native
+```
 
 ## What is different on purpose
 
 - **Loopback.** A deployment listens on 127.0.0.1. For another address it asks for `server.api_keys`.
-- **No CORS.** No page of another site can use the endpoint through a browser.
-- **No remote code.** Nothing of a checkpoint is ever run, and pickled weights aren't loaded where they are served.
-- **No fetching.** An address in a request is never opened.
+  LMDeploy, vLLM and TGI listen on every address, and none of them asks for a key.
+- **No CORS.** No header allows it, so that no page of another site can use the endpoint through a browser; LMDeploy and vLLM
+  allow every site.
+- **No remote code.** Nothing of a checkpoint is ever run, and pickled weights aren't loaded where they are served: there
+  is no `trust_remote_code`.
+- **No fetching.** An address in a request is never opened: images by address are how servers were made to read what
+  stands behind a firewall.
 - **No fallback.** `engine.backend: native` is native or an error; `auto` decides and `deploykit plan` shows why.
 - **No inert setting.** What nothing honours is no key. The tables say why there is none.
 """

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from deploykit.errors import ConfigError
 
+MAX_ERRORS = 100  # shown of a recipe; the rest is counted
+
 KeyPath = tuple[str | int, ...]
 """Keys and list indexes from the top of a recipe: `("model", "sources", 0, "hf")`."""
 
@@ -23,20 +25,28 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text that values come from: a file, or what stood after `--set`."""
+    """A text that values come from: a file, or what stood after `--set`.
+
+    `rank` is the place among the files of one recipe: 0 for the recipe itself, then those it extends as they are read.
+    """
 
     name: str
     lines: tuple[str, ...] = ()
     is_file: bool = True
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a key and its value are written. An item of a list has no key."""
+    """Where a key and its value are written. An item of a list has no key.
+
+    `profile` is the profile that the value belongs to, empty outside of profiles.
+    """
 
     source: Source
     key: Span | None
     value: Span
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .check import Overrides
 from .codes import CODES, Code
 from .diagnostics import Diagnostic
 from .recipe import check_bytes
@@ -39,7 +40,7 @@ def example_errors(code: Code) -> Sequence[Diagnostic]:
     if code.example is None:
         return ()
     raw = code.example if isinstance(code.example, bytes) else code.example.encode()
-    return check_bytes(raw, "recipe.yaml", code.sets)[-_MOST_ERRORS:]
+    return check_bytes(raw, "recipe.yaml", Overrides(code.sets, code.profiles, environ={}))[-_MOST_ERRORS:]
 
 
 def code_list() -> str:

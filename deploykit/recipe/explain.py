@@ -10,11 +10,21 @@ from pydantic import ValidationError
 
 from . import suggest
 from .cross import conflicts
-from .diagnostics import Diagnostic, KeyPath, Place, Related, Source, Span, diagnostic, dotted, related, shown
-from .loader import holds_secret
+from .diagnostics import (
+    MAX_ERRORS,
+    Diagnostic,
+    KeyPath,
+    Place,
+    Related,
+    Span,
+    diagnostic,
+    dotted,
+    related,
+    shown,
+)
+from .loader import Document, holds_secret
 from .tree import Node, root
-
-MAX_ERRORS = 100
+from .variables import related_variable
 
 _RANGE = frozenset(
     (
@@ -27,6 +37,7 @@ _RANGE = frozenset(
         "too_short",
     )
 )
+_ORIGINS: set[KeyPath] = {("model", "id"), ("model", "path"), ("model", "sources")}
 _TYPE_ENDS = ("_type", "int_from_float", "none_required")
 
 
@@ -42,26 +53,34 @@ class _Found(NamedTuple):
     rename: str | None = None
 
 
-def explain(
-    error: ValidationError | None, data: Any, places: Mapping[KeyPath, Place], fallback: Source
-) -> list[Diagnostic]:
-    """Every error of a recipe in the order of the text, at most MAX_ERRORS and a last one that counts the rest.
+def explain(error: ValidationError | None, document: Document) -> list[Diagnostic]:
+    """Every error of a recipe in the order of the text, at most MAX_ERRORS; the rest is counted in the document.
 
     `error` is what pydantic found, None where it found nothing; keys that contradict each other are found here.
     """
+    data, places = document.data, document.places
     found: dict[tuple[KeyPath, str], _Found] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False) if error else ():
         for one in _find(item["type"], tuple(item["loc"]), data):
             found.setdefault((one.path, one.kind), one)
     for c in conflicts(data):
         found[(c.path, c.code)] = _Found(c.path, c.code, root(), c.message, c.help, c.others)
-    ordered = sorted(found.values(), key=lambda one: _order(one, places))
-    result = [_diagnostic(one, data, places, fallback) for one in ordered[:MAX_ERRORS]]
-    if len(ordered) > MAX_ERRORS:
-        rest = len(ordered) - MAX_ERRORS
-        more = f"{rest} more error{'s are' if rest > 1 else ' is'} not shown"
-        result.append(diagnostic("too-many-errors", more, fallback))
+    kept = [one for one in found.values() if _is_known(one, document)]
+    ordered = sorted(kept, key=lambda one: _order(one, places))
+    result = [_diagnostic(one, document) for one in ordered[:MAX_ERRORS]]
+    document.untold += max(0, len(ordered) - MAX_ERRORS)
     return result
+
+
+def _is_known(one: _Found, document: Document) -> bool:
+    """Whether it is an error whatever stands in a file, or in a variable, that could not be read."""
+    if not document.whole and one.kind == "missing-key":
+        return False
+    return not any(
+        path[:length] in document.unknown
+        for path in (one.path, *one.others)
+        for length in range(len(path) + 1)
+    )
 
 
 def _find(kind: str, loc: KeyPath, data: Any) -> list[_Found]:
@@ -130,30 +149,48 @@ def _no_branch(path: KeyPath, union: Node, chosen: list[Node], value: Any) -> _F
     return _Found((*path, names[0]), "missing-key", union, message, f"add one of {', '.join(names)}")
 
 
-def _diagnostic(one: _Found, data: Any, places: Mapping[KeyPath, Place], fallback: Source) -> Diagnostic:
+def _diagnostic(one: _Found, document: Document) -> Diagnostic:
+    data, places, fallback = document.data, document.places, document.source
     path, where = one.path, dotted(one.path)
     at_key = one.kind in ("unknown-key", "missing-key", "conflict")
     place, span = _locate(path, places, at_key=at_key)
     source = place.source if place else fallback
     if one.message is not None:
         there = tuple(other for path in one.others if (other := _elsewhere(path, places)))
-        return diagnostic(one.kind, one.message, source, span, one.help, related=there, rename=one.rename)
+        help = one.help
+        below = next((path for path in one.others if _is_below(places.get(path), place)), None)
+        if below is not None and {below, path} <= _ORIGINS:
+            help = f"take the one below away: `{below[-1]}: !reset`; or keep only that"
+        return diagnostic(one.kind, one.message, source, span, help, related=there, rename=one.rename)
     if one.kind == "unknown-key":
         fix = suggest.for_key(path, list(one.node.keys), None if holds_secret(path) else _value(data, path))
         return diagnostic(one.kind, f"unknown key `{where}`", source, span, fix.help, rename=fix.rename)
     if one.kind == "missing-key":
         child = one.node.child(path[-1])
-        words = child.expected.removesuffix(" that isn't empty") if child else ""
-        what = "`version: 1`" if path == ("version",) else f"`{path[-1]}:` with {words}"
+        form = child.expected.removesuffix(" that isn't empty") if child else ""
+        what = "`version: 1`" if path == ("version",) else f"`{path[-1]}:` with {form}"
         return diagnostic(one.kind, f"missing key `{where}`", source, span, f"add {what}")
     value = _value(data, path)
-    got = "" if isinstance(value, str) and holds_secret(path) else f", got {shown(value)}"
+    derived = document.derived.get(path)
+    is_secret = holds_secret(path) or (derived is not None and derived.secret)
+    got = "" if isinstance(value, str) and is_secret else f", got {shown(value)}"
+    if derived is not None and derived.origins[-1].startswith("env "):
+        got += f" from the environment variable {derived.origins[-1].removeprefix('env ')}"
     message = (
         f"`{where}` must be {one.node.expected}{got}"
         if path
         else f"a recipe must be {one.node.expected}{got}"
     )
-    return diagnostic(one.kind, message, source, span, suggest.for_value(path, value, one.node))
+    hidden = derived is not None and derived.secret
+    words = None if hidden else suggest.for_value(path, value, one.node)
+    return diagnostic(one.kind, message, source, span, words, related=related_variable(derived))
+
+
+def _is_below(other: Place | None, place: Place | None) -> bool:
+    """Whether a value is of another layer than the one of a file that is pointed at."""
+    if other is None or place is None or not (other.source.is_file and place.source.is_file):
+        return False
+    return (other.source.name, other.profile) != (place.source.name, place.profile)
 
 
 def _elsewhere(path: KeyPath, places: Mapping[KeyPath, Place]) -> Related | None:
@@ -164,13 +201,14 @@ def _elsewhere(path: KeyPath, places: Mapping[KeyPath, Place]) -> Related | None
     return related(f"`{dotted(path)}` is set here", place.source, place.key or place.value)
 
 
-def _order(one: _Found, places: Mapping[KeyPath, Place]) -> tuple[int, int, int, str]:
-    """Errors of the file first, by position; then those of `--set`."""
+def _order(one: _Found, places: Mapping[KeyPath, Place]) -> tuple[int, int, int, int, str]:
+    """Errors of the files first, by position; then those of `--set`."""
     at_key = one.kind in ("unknown-key", "missing-key", "conflict")
     place, span = _locate(one.path, places, at_key=at_key)
     if place is None or span is None:
-        return (0, 0, 0, dotted(one.path))
-    return (0 if place.source.is_file else 1, span.line, span.col, dotted(one.path))
+        return (0, 0, 0, 0, dotted(one.path))
+    source = place.source
+    return (0 if source.is_file else 1, source.rank, span.line, span.col, dotted(one.path))
 
 
 def _locate(

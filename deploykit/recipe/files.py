@@ -12,25 +12,25 @@ from .loader import LINE_BREAK, Document, parse, span_at
 MAX_BYTES = 1 << 20
 
 
-def read_file(path: Path) -> Document:
-    """Read and parse a recipe file. Never raises for what the file is or holds."""
-    source = Source(str(path))
+def read_file(path: Path, rank: int = 0) -> Document:
+    """Read and parse a recipe file. Never raises for what the file is or holds. `rank` is that of its Source."""
+    source = Source(str(path), rank=rank)
     try:
         with path.open("rb") as f:
             raw = f.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         return Document(source, problems=[_unreadable(source, path, error)])
-    return decode(raw, str(path))
+    return decode(raw, str(path), rank)
 
 
-def decode(raw: bytes, name: str) -> Document:
+def decode(raw: bytes, name: str, rank: int = 0) -> Document:
     """Parse what a recipe file holds."""
     if len(raw) > MAX_BYTES:
-        source = Source(name)
+        source = Source(name, rank=rank)
         what = "the file is larger than 1 MiB, which no recipe needs"
         return Document(source, problems=[diagnostic("too-large", what, source)])
     try:
-        return parse(raw.decode("utf-8-sig"), name)
+        return parse(raw.decode("utf-8-sig"), name, rank=rank, overlay=True)
     except UnicodeDecodeError as error:
         return Document(Source(name), problems=[_not_utf8(name, raw, error)])
 
@@ -47,13 +47,21 @@ def _unreadable(source: Source, path: Path, error: OSError | ValueError) -> Diag
     return diagnostic("unreadable-file", f"the file can't be read: {reason}", source)
 
 
+def similar_name(path: Path) -> str | None:
+    """The name of a recipe beside `path` that may be meant. Raises OSError where there is no such folder."""
+    names = [e.name for e in os.scandir(path.parent) if e.name.endswith((".yaml", ".yml"))]
+    stems = {name.rpartition(".")[0]: name for name in names[:1000]}
+    stem = path.name.removesuffix(".yml").removesuffix(".yaml")
+    close = difflib.get_close_matches(stem[:255], stems, 1)
+    return stems[close[0]] if close else None
+
+
 def _similar_file(path: Path) -> str | None:
     try:
-        names = [e.name for e in os.scandir(path.parent) if e.name.endswith((".yaml", ".yml"))]
+        close = similar_name(path)
     except OSError:
         return f"the folder {printable(str(path.parent))} doesn't exist either"
-    close = difflib.get_close_matches(path.name[:255], names[:1000], 1)
-    return f"did you mean `{printable(str(path.with_name(close[0])))}`?" if close else None
+    return f"did you mean `{printable(str(path.with_name(close)))}`?" if close else None
 
 
 def _not_utf8(name: str, raw: bytes, error: UnicodeDecodeError) -> Diagnostic:

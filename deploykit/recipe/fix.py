@@ -19,6 +19,7 @@ from pathlib import Path
 from deploykit.errors import DeploykitError
 from deploykit.fsutil import write_atomic
 
+from .check import Overrides
 from .diagnostics import Diagnostic, printable
 from .files import MAX_BYTES, decode
 from .foreign import meanings
@@ -76,25 +77,34 @@ def fix_file(path: str | os.PathLike[str]) -> Fixed | None:
             raw = f.read(MAX_BYTES + 1)
     except (OSError, ValueError):
         return None  # checking the file says why
-    after, renames = fix_bytes(raw)
+    after, renames = fix_bytes(raw, str(path))
     return Fixed(Path(path), raw, after, tuple(renames)) if renames else None
 
 
-def fix_bytes(raw: bytes) -> tuple[bytes, list[Rename]]:
-    """A recipe's bytes with its keys renamed, and the renames; the same bytes where there are none."""
+def fix_bytes(raw: bytes, name: str = "recipe") -> tuple[bytes, list[Rename]]:
+    """A recipe's bytes with its keys renamed, and the renames; the same bytes where there are none.
+
+    `name` is its file, which what it extends is relative to. Nothing but the recipe itself is changed.
+    """
     done: list[Rename] = []
     refused: set[tuple[int, str]] = set()
     for _ in range(_ROUNDS):
-        found = check_bytes(raw, "recipe")
+        found = _check(raw, name)
         wanted = [r for r in _wanted(raw, found) if (r.line, r.old) not in refused]
         if not wanted:
             break
         kept, after = wanted, _renamed(raw, wanted)
-        if not _is_better(found, check_bytes(after, "recipe"), wanted):
-            kept, after = _one_by_one(raw, found, wanted)
+        if not _is_better(found, _check(after, name), wanted):
+            kept, after = _one_by_one(raw, name, found, wanted)
             refused |= {(r.line, r.old) for r in wanted if r not in kept}
         done, raw = done + kept, after
     return raw, sorted(done, key=lambda r: (r.line, r.col))
+
+
+def _check(raw: bytes, name: str) -> list[Diagnostic]:
+    """The errors of the file itself, in every one of its profiles."""
+    found = check_bytes(raw, name, Overrides(every_profile=True))
+    return [d for d in found if d.file == name]
 
 
 def _wanted(raw: bytes, found: Sequence[Diagnostic]) -> list[Rename]:
@@ -124,13 +134,13 @@ def _renamed(raw: bytes, renames: Sequence[Rename]) -> bytes:
 
 
 def _one_by_one(
-    raw: bytes, found: Sequence[Diagnostic], wanted: Sequence[Rename]
+    raw: bytes, name: str, found: Sequence[Diagnostic], wanted: Sequence[Rename]
 ) -> tuple[list[Rename], bytes]:
     """Of the renames, in the order of the text, those that are right beside the ones before them."""
     kept: list[Rename] = []
     for rename in wanted:
         trial = [*kept, rename]
-        if _is_better(found, check_bytes(_renamed(raw, trial), "recipe"), trial):
+        if _is_better(found, _check(_renamed(raw, trial), name), trial):
             kept = trial
     return kept, _renamed(raw, kept)
 
@@ -163,5 +173,5 @@ def _identity(d: Diagnostic) -> tuple[str, str, int | None]:
 
 def _shown(raw: bytes) -> list[str]:
     document = decode(raw, "recipe")
-    mask = Mask(document)
+    mask = Mask(document.secrets)
     return [printable(mask.line("recipe", n, line)) for n, line in enumerate(document.source.lines, 1)]

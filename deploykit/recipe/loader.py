@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import yaml
 
 from .diagnostics import (
-    Diagnostic,
     KeyPath,
     Place,
     Related,
@@ -26,11 +25,14 @@ from .diagnostics import (
     related,
     shown,
 )
+from .document import Document as Document
 from .scalars import NumberTooLarge, Scalar, resolve_plain
 from .syntax import explain_syntax
 
 MAX_NODES = 10_000  # with aliases written out
 MAX_DEPTH = 32
+
+APPEND, RESET = "!append", "!reset"
 
 # libyaml's line breaks: its marks count lines by these.
 LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -49,22 +51,12 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(slots=True)
-class Document:
-    """What a file says. `data` is None where nothing could be read; `problems` then says why."""
-
-    source: Source
-    data: Any = None
-    places: dict[KeyPath, Place] = field(default_factory=dict)
-    problems: list[Diagnostic] = field(default_factory=list)
-    secrets: list[Place] = field(default_factory=list)  # what may be a credential, in `data` or not
-
-
-@dataclass(slots=True)
 class _Node:
     value: Scalar | list[tuple[Span, _Node]] | dict[str, tuple[Span, _Node]]
     span: Span
     height: int = 1
     size: int = 1
+    tag: str | None = None  # APPEND or RESET
     refused: dict[str, _Node] = field(default_factory=dict)  # entries that aren't in the data, by key
 
 
@@ -72,9 +64,12 @@ class _Refused(Exception):
     """Reading can't go on; the reason is already among the problems."""
 
 
-def parse(text: str, name: str, *, is_file: bool = True) -> Document:
-    """Parse one YAML document. Problems that leave the rest readable are collected, not raised."""
-    source = Source(name, tuple(LINE_BREAK.split(text)), is_file)
+def parse(text: str, name: str, *, is_file: bool = True, rank: int = 0, overlay: bool = False) -> Document:
+    """Parse one YAML document. Problems that leave the rest readable are collected, not raised.
+
+    An `overlay` may say by `!append` and `!reset` how its values are laid over others; elsewhere no tag is allowed.
+    """
+    source = Source(name, tuple(LINE_BREAK.split(text)), is_file, rank)
     document = Document(source)
     if bad := _NOT_TEXT.search(text):
         span = span_at(text, bad.start())
@@ -82,7 +77,7 @@ def parse(text: str, name: str, *, is_file: bool = True) -> Document:
         fix = "remove it, or write it as an escape in a double-quoted text"
         document.problems.append(diagnostic("not-text", what, source, span, fix))
         return document
-    builder = _Builder(text, document)
+    builder = _Builder(text, document, overlay)
     try:
         root = builder.read()
     except _Refused:
@@ -90,18 +85,21 @@ def parse(text: str, name: str, *, is_file: bool = True) -> Document:
     except yaml.YAMLError as error:
         document.problems.append(explain_syntax(error, source))
         return document
+    finally:
+        document.nodes = builder.nodes
     if root is not None:
         document.data = _flatten(root, (), None, document, False)
     return document
 
 
 class _Builder:
-    def __init__(self, text: str, document: Document) -> None:
+    def __init__(self, text: str, document: Document, overlay: bool) -> None:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_Loader))
         self._source = document.source
         self._problems = document.problems
         self._anchors: dict[str, _Node | None] = {}  # None while the node is being read
-        self._nodes = 0
+        self._overlay = overlay
+        self.nodes = 0
 
     def read(self) -> _Node | None:
         """The root of the first document, or None where there is none."""
@@ -123,7 +121,7 @@ class _Builder:
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            node = _Node(self._scalar(event, span), span)
+            node = _Node(self._scalar(event, span), span, tag=self._laying(event.tag))
         elif isinstance(event, yaml.SequenceStartEvent):
             node = self._sequence(event, span, depth)
         else:
@@ -152,7 +150,7 @@ class _Builder:
     def _sequence(self, event: Any, span: Span, depth: int) -> _Node:
         self._check_tag(event.tag, "seq", span)
         items: list[tuple[Span, _Node]] = []
-        node = _Node(items, span)
+        node = _Node(items, span, tag=self._laying(event.tag))
         for item in self._events:
             if isinstance(item, yaml.SequenceEndEvent):
                 self._close(node, event, item)
@@ -165,7 +163,7 @@ class _Builder:
     def _mapping(self, event: Any, span: Span, depth: int) -> _Node:
         self._check_tag(event.tag, "map", span)
         entries: dict[str, tuple[Span, _Node]] = {}
-        node = _Node(entries, span)
+        node = _Node(entries, span, tag=self._laying(event.tag))
         for item in self._events:
             if isinstance(item, yaml.MappingEndEvent):
                 self._close(node, event, item)
@@ -180,6 +178,16 @@ class _Builder:
                 self._report("merge-key", "the merge key `<<` isn't part of YAML 1.2", key_span, fix)
             elif not isinstance(key.value, str):
                 self._key_not_text(key.value, key_span)
+            elif self._overlay and "${" in key.value:
+                what = f"a key can't hold a reference, as `{printable(name[:64])}` does"
+                self._report("bad-reference", what, key_span, "write the key out; references go into values")
+            elif key.tag is not None:
+                self._report(
+                    "yaml-tag",
+                    f"`{key.tag}` goes before a value, not a key",
+                    key_span,
+                    f"write `{printable(name[:64])}: {key.tag} …`",
+                )
             elif name in entries:
                 first = entries[name][0]
                 what = f"the key `{printable(name[:64])}` stands twice in this section"
@@ -198,14 +206,17 @@ class _Builder:
             self._report("not-text", "a text can't hold the character \\0", span)
             return text.replace("\0", "")
         tag: str | None = event.tag
-        if tag in ("!", _TAG + "str") or (tag is None and event.style):
+        if tag in ("!", _TAG + "str") or (event.style and tag == self._laying(tag)):
             return text
         try:
             value = resolve_plain(text)
         except NumberTooLarge:
             self._report("out-of-range", "a number of more than 64 bits", span)
             return 0
-        if tag is not None:
+        if tag == APPEND and self._overlay:
+            help = f"write `{APPEND} [{shown(text).split(maxsplit=2)[-1]}]`" if value is not None else None
+            self._report("yaml-tag", f"`{APPEND}` goes before a list, and this is {shown(value)}", span, help)
+        elif tag is not None and tag != self._laying(tag):
             short = tag.removeprefix(_TAG)
             if short not in _TYPES or tag == short:
                 self._bad_tag(tag, span)
@@ -214,13 +225,23 @@ class _Builder:
         return value
 
     def _check_tag(self, tag: str | None, own: str, span: Span) -> None:
-        if tag not in (None, "!", _TAG + own):
+        if tag == APPEND and own == "map" and self._overlay:
+            help = "remove the tag: a section is merged key by key by itself"
+            self._report("yaml-tag", f"`{APPEND}` goes before a list, and this is a section", span, help)
+        elif tag not in (None, "!", _TAG + own, self._laying(tag)):
             self._bad_tag(str(tag), span)
+
+    def _laying(self, tag: str | None) -> str | None:
+        """A tag that says how a value is laid over another."""
+        return tag if self._overlay and tag in (APPEND, RESET) else None
 
     def _bad_tag(self, tag: str, span: Span) -> None:
         short = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
         what = f"the tag `{printable(short[:64])}` means nothing in a recipe"
-        self._report("yaml-tag", what, span, "remove the tag; a recipe holds plain values only")
+        help = "remove the tag; a recipe holds plain values only"
+        if self._overlay and (close := difflib.get_close_matches(short[:64], (APPEND, RESET), 1)):
+            help = f"did you mean `{close[0]}`?"
+        self._report("yaml-tag", what, span, help)
 
     def _key_not_text(self, value: Any, span: Span) -> None:
         if isinstance(value, list | dict):
@@ -231,8 +252,8 @@ class _Builder:
         self._report("key-not-text", what, span, fix)
 
     def _count(self, nodes: int, depth: int, span: Span) -> None:
-        self._nodes += nodes
-        if self._nodes > MAX_NODES:
+        self.nodes += nodes
+        if self.nodes > MAX_NODES:
             self._refuse("too-large", f"more than {MAX_NODES} values, with aliases written out", span)
         if depth > MAX_DEPTH:
             self._refuse("too-deep", f"nested more than {MAX_DEPTH} levels deep", span)
@@ -278,6 +299,14 @@ def _flatten(node: _Node, path: KeyPath, key: Span | None, document: Document, s
     place = document.places[path] = Place(document.source, key, node.span)
     if hidden:
         document.secrets.append(place)
+    if node.tag is not None:
+        if any(isinstance(segment, int) for segment in path):
+            what = f"`{node.tag}` can't stand inside a list: a list is laid over another as a whole"
+            document.problems.append(
+                diagnostic("yaml-tag", what, document.source, node.span, "remove the tag")
+            )
+        else:
+            document.tags[path] = node.tag
     for name, refused in node.refused.items():
         _flatten(refused, (*path, name), None, Document(document.source, secrets=document.secrets), secret)
     if isinstance(node.value, dict):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from .loader import Document
+from .diagnostics import Place
 
 # In a line that couldn't be parsed. `{env: NAME}` and `{file: PATH}` are no secrets, and neither is `max_tokens`.
 _SECRET = re.compile(
@@ -13,10 +14,10 @@ _SECRET = re.compile(
 
 
 class Mask:
-    """Lines of a document with stars in place of what may be a credential."""
+    """Lines of documents with stars in place of what may be a credential, as `secrets` has it."""
 
-    def __init__(self, document: Document) -> None:
-        self._secrets = document.secrets
+    def __init__(self, secrets: Sequence[Place]) -> None:
+        self._secrets = secrets
         self._known: dict[tuple[str, int | None, str], str] = {}
 
     def line(self, file: str, number: int | None, text: str) -> str:

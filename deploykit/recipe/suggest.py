@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from .diagnostics import KeyPath, dotted, printable
 from .foreign import FOREIGN_KEYS, FOREIGN_VALUES, Foreign, meanings
-from .schema import slug
-from .tree import Node, sections_by_key
+from .plain import slug
+from .tree import FILE_KEYS, Node, sections_by_key
 
 _MAX_KEY = 64  # longer ones resemble nothing, and comparing them costs time
 _CLOSE = 0.8  # how alike two words must be for one to be a misspelling of the other
@@ -28,9 +28,13 @@ class Suggestion(NamedTuple):
 def for_key(path: KeyPath, siblings: Iterable[str], value: Any = None) -> Suggestion:
     """Help for the unknown key that `path` ends with, in a section whose keys are `siblings`; `value` is its value."""
     key, section = str(path[-1]), dotted(path[:-1])
-    keys = list(siblings)
+    keys = [*siblings, *(() if section else FILE_KEYS)]
     if len(key) > _MAX_KEY:
         return Suggestion(_listing(section, keys))
+    if key.startswith("x-"):
+        return Suggestion(
+            "keys that start with `x-` stand at the top of a file alone: move it there, or remove it"
+        )
     plain = snake_case(key)
     if plain in keys:
         return Suggestion(f"write it `{plain}`", plain)

@@ -28,6 +28,7 @@ def explain_syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     line, col = _last_character(source, mark.line, mark.column)
     fault = (
         _tab(source, line)
+        or _reference(source, mark.line, mark.column)
         or _unclosed(source, problem, str(getattr(error, "context", "")), start.line, start.column)
         or _indentation(source, problem, line)
         or _character(source, problem, line, col)
@@ -43,6 +44,7 @@ _HELP = {
     "did not find expected '-' indicator": "this line stands where the next `- item` of the list is expected",
     "did not find expected node content": "a value is expected here",
     "found incompatible YAML document": "remove the %YAML line",
+    "did not find expected whitespace or line break": "a tag such as `!reset` is followed by a space",
 }
 
 
@@ -68,6 +70,18 @@ def _tab(source: Source, line: int) -> _Fault | None:
         indent.index("\t"),
         "yaml-tab",
     )
+
+
+def _reference(source: Source, line: int, col: int) -> _Fault | None:
+    """`{tp: ${vars.tp}}`: between braces and brackets a `{` ends a text that isn't quoted."""
+    text = source.lines[line] if line < len(source.lines) else ""
+    start = text.rfind("${", 0, col + 2)
+    if start < 0 or col > start + 1:
+        return None
+    end = text.find("}", start)
+    written = printable(text[start : end + 1] if end > 0 else text[start:])[:64]
+    help = f'inside of `{{…}}` and `[…]` it stands in quotes: `"{written}"`; its value keeps its type'
+    return _Fault("a reference can't stand here without quotes", help, line, start)
 
 
 def _unclosed(source: Source, problem: str, context: str, line: int, col: int) -> _Fault | None:

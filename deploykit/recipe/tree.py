@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .diagnostics import KeyPath
-from .jsonschema import recipe_schema
+from .schema_file import recipe_schema
+
+FILE_KEYS = ("extends", "vars", "profiles")
+"""Keys at the top of a recipe's file that are gone when it is merged."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ def sections_by_key() -> dict[str, list[str]]:
                     walk(item, f"{path}[]")
 
     walk(root(), "")
+    for key in FILE_KEYS:
+        index.setdefault(key, []).insert(0, "")
     return index
 
 

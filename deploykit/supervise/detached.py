@@ -17,10 +17,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploykit.supervise.detached")
     parser.add_argument("--target", required=True)
     parser.add_argument("--set", action="append", default=[], dest="sets")
+    parser.add_argument("--profile", action="append", default=[], dest="profiles")
     parser.add_argument("--listen-fd", type=int, required=True, help="the bound socket")
     parser.add_argument("--lock-fd", type=int, required=True, help="the held lock of the name")
     parser.add_argument("--events-fd", type=int, required=True, help="pipe to whoever waits for it")
     parser.add_argument("--offline", action="store_true")
+    parser.add_argument("--locked", action="store_true")
     parser.add_argument("--private", action="store_true", help="end when nobody reads the events any more")
     args = parser.parse_args()
     os.set_inheritable(args.lock_fd, False)
@@ -28,7 +30,7 @@ def main() -> int:
     events = EventWriter(args.events_fd)
     try:
         opened = Opened(
-            load(args.target, sets=args.sets),
+            load(args.target, sets=args.sets, profiles=args.profiles, locked=args.locked),
             absolute(args.target),
             socket.socket(fileno=args.listen_fd),
             args.lock_fd,

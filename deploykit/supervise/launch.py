@@ -100,7 +100,9 @@ def launch(
     target: str,
     *,
     sets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
     offline: bool = False,
+    locked: bool = False,
     private: bool = False,
     report: Report = ignore,
 ) -> Launched:
@@ -111,10 +113,10 @@ def launch(
     """
     if private:
         sets = [*sets, *_PRIVATE, f"name=private-{os.getpid()}"]
-    opened = open_deployment(target, sets=sets, report=report)
+    opened = open_deployment(target, sets=sets, profiles=profiles, locked=locked, report=report)
     read_fd, write_fd = os.pipe()
     try:
-        process = _spawn(opened, target, sets, offline, private, write_fd)
+        process = _spawn(opened, target, sets, profiles, offline, locked, private, write_fd)
         return Launched(opened, process, read_fd, private)
     except BaseException:
         os.close(read_fd)
@@ -125,17 +127,26 @@ def launch(
 
 
 def _spawn(
-    opened: Opened, target: str, sets: Sequence[str], offline: bool, private: bool, events_fd: int
+    opened: Opened,
+    target: str,
+    sets: Sequence[str],
+    profiles: Sequence[str],
+    offline: bool,
+    locked: bool,
+    private: bool,
+    events_fd: int,
 ) -> subprocess.Popen[bytes]:
     listen_fd = opened.listener.fileno()
     command = [
         *python_module("deploykit.supervise.detached"),
         f"--target={target}",
         *(f"--set={item}" for item in sets),
+        *(f"--profile={name}" for name in profiles),
         f"--listen-fd={listen_fd}",
         f"--lock-fd={opened.lock_fd}",
         f"--events-fd={events_fd}",
         *(["--offline"] if offline else []),
+        *(["--locked"] if locked else []),
         *(["--private"] if private else []),
     ]
     with open(states.folder_of(opened.loaded.name) / "supervisor.err", "wb") as errors:

@@ -69,11 +69,13 @@ class Inputs:
 Serve = Callable[[Inputs], int]
 
 
-def open_deployment(target: str, *, sets: Sequence[str], report: Report) -> Opened:
+def open_deployment(
+    target: str, *, sets: Sequence[str], profiles: Sequence[str] = (), locked: bool = False, report: Report
+) -> Opened:
     """Check the recipe, take the name, bind the port: each refused within a second (exit 2)."""
     from deploykit.deployment.target import load
 
-    loaded = load(target, sets=sets, report=report)
+    loaded = load(target, sets=sets, profiles=profiles, locked=locked, report=report)
     lock_fd = states.acquire(loaded.name)
     try:
         listener = bind(loaded.recipe.server.host, loaded.recipe.server.port)
@@ -84,8 +86,9 @@ def open_deployment(target: str, *, sets: Sequence[str], report: Report) -> Open
 
 
 def absolute(target: str) -> str:
-    path = Path(os.path.expanduser(target))  # noqa: PTH111
-    return str(path.resolve()) if path.exists() else target
+    from deploykit.deployment.target import located
+
+    return located(target)
 
 
 def run(

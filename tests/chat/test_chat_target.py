@@ -14,11 +14,12 @@ from deploykit.supervise.state import StateFile
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A current folder with recipes."""
+    """A current folder with recipes, which are the shipped ones."""
     (tmp_path / "recipes").mkdir()
     for name in ("smollm2-135m", "other"):
         (tmp_path / "recipes" / f"{name}.yaml").write_text("version: 1\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deploykit.shipped.folder", lambda: tmp_path / "recipes")
     return tmp_path
 
 
@@ -32,7 +33,7 @@ def _running(name, target="x", status="ready", private=False, url="http://127.0.
 def test_without_a_target_it_is_what_runs_else_the_default_recipe(checkout):
     assert choose(None) == Start(
         str(checkout / "recipes/smollm2-135m.yaml"),
-        "a private deployment of the default recipe smollm2-135m.yaml",
+        "a private deployment of the default recipe smollm2-135m",
     )
     _running("mine", private=True)  # somebody's private one is nobody else's
     assert isinstance(choose(None), Start)
@@ -78,7 +79,7 @@ def test_urls_hub_ids_and_nothing(checkout):
 
 def test_what_up_is_given(checkout):
     assert Path(recipe_target(None)).name == "smollm2-135m.yaml"
-    assert Path(recipe_target("other")).name == "other.yaml"
+    assert recipe_target("other") == "other"
     assert recipe_target("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Model:
     change: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, value: value  # by ggml's name
     tied: bool = False
     layer_norm: bool = False
+    split: Callable[[State], State] = lambda state: state  # what the converter makes of the names
+    mxfp4: bool = False  # the experts
 
 
 def pairs(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -59,12 +61,61 @@ def shared_gate(name: str, value: torch.Tensor) -> torch.Tensor:
     return value[0] if "ffn_gate_inp_shexp" in name else value
 
 
+def gpt_oss(state: State) -> State:
+    """Gate and up apart, experts' matrices as linear layers hold them."""
+    out: State = {}
+    for name, value in state.items():
+        stem, _, leaf = name.rpartition(".")
+        bias = leaf.endswith("_bias")
+        module, end = leaf.removesuffix("_bias"), "bias" if bias else "weight"
+        if leaf == "sinks":
+            out[f"{name}.weight"] = value
+        elif module == "gate_up_proj":
+            for first, half in enumerate(("gate_proj", "up_proj")):
+                part = value[..., first::2]
+                out[f"{stem}.{half}.{end}"] = part if bias else part.mT
+        elif module == "down_proj":
+            out[f"{stem}.{module}.{end}"] = value if bias else value.mT
+        else:
+            out[name] = value
+    return out
+
+
+def minimax_m2(state: State) -> State:
+    return {k.replace("correction_bias", "correction.bias"): v for k, v in state.items()}
+
+
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _MOE_KEYS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
 _HEAD_KEYS = {"attention.key_length": HEAD, "attention.value_length": HEAD}
 LONG, SHORT = [1.0 + i / 3 for i in range(HEAD // 2)], [1.0 + i / 64 for i in range(HEAD // 2)]
 _WINDOWS = {"sliding_window": 9, "query_pre_attn_scalar": HEAD}
+
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "truncate": False,
+}
+_GPT_OSS = Model(
+    "gpt-oss",
+    "gpt_oss",
+    {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 9, "rope_parameters": _YARN},
+    {
+        **_HEAD_KEYS,
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": INNER,
+        "attention.sliding_window": 9,
+        "rope.freq_base": 150000.0,
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 64,
+    },
+    split=gpt_oss,
+)
 
 MODELS: dict[str, Model] = {
     "llama": Model("llama", "llama", change=pairs),
@@ -88,6 +139,31 @@ MODELS: dict[str, Model] = {
     ),
     "qwen3": Model("qwen3", "qwen3", metadata=_HEAD_KEYS, tied=True),
     "qwen3moe": Model("qwen3moe", "qwen3_moe", {**_MOE, "norm_topk_prob": True}, {**_MOE_KEYS, **_HEAD_KEYS}),
+    "gpt-oss": _GPT_OSS,
+    "gpt-oss-mxfp4": replace(_GPT_OSS, mxfp4=True),
+    "minimax-m2": Model(
+        "minimax-m2",
+        "minimax_m2",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5000000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        {
+            **_HEAD_KEYS,
+            "expert_count": 4,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": INNER,
+            "expert_gating_func": 2,
+            "rope.freq_base": 5000000.0,
+            "rope.dimension_count": HEAD // 2,
+        },
+        split=minimax_m2,
+    ),
     "phi3": Model("phi3", "phi3", {"sliding_window": 40}, {"attention.sliding_window": 40}),
     "phi3-longrope": Model(
         "phi3",
@@ -207,10 +283,14 @@ def build(name: str, path: Path) -> PreTrainedModel:
     torch.manual_seed(sum(name.encode()))
     model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for key, value in model.named_parameters():
-            if value.ndim == 1:  # away from 0 and 1, and such that 1 more is exact
+        for key, value in model.state_dict(keep_vars=True).items():
+            if value.ndim == 1 or key.endswith("_bias"):  # away from 0 and 1, and such that 1 more is exact
                 value.copy_((torch.randn_like(value) * 0.2 + ("norm" in key or "ln_" in key)).bfloat16())
-    write_gguf(path, _metadata(name, spec), _tensors(spec, saved_state(model), name))
+            elif spec.mxfp4 and ".experts." in key:  # numbers that the type can hold
+                packed = gguf.quantize(value.mT.contiguous().numpy(), gguf.GGMLQuantizationType.MXFP4)
+                exact = gguf.dequantize(packed, gguf.GGMLQuantizationType.MXFP4)
+                value.copy_(torch.from_numpy(exact).mT)
+    write_gguf(path, _metadata(name, spec), _tensors(spec, spec.split(saved_state(model)), name))
     return model
 
 
@@ -275,4 +355,7 @@ def _spec(spec: Model, table: Any, stem: str, leaf: str, value: torch.Tensor) ->
     found = table.get_name(stem)
     assert found is not None, stem
     changed = spec.change(f"{found}.{leaf}", value).contiguous()
+    if spec.mxfp4 and found.endswith("_exps") and leaf == "weight":
+        packed = gguf.quantize(changed.numpy(), gguf.GGMLQuantizationType.MXFP4)
+        return f"{found}.{leaf}", "MXFP4", tuple(changed.shape), packed.tobytes()
     return f"{found}.{leaf}", "F32", tuple(changed.shape), changed.numpy().astype("<f4").tobytes()

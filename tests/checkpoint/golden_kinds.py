@@ -104,27 +104,6 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
-# Expressions that std::regex, which llama.cpp uses, takes minutes for: they see a quarter of the texts.
-SLOW = frozenset(
-    {
-        "jais-2",
-        "minicpm5",
-        "seed-coder",
-        "bailingmoe",
-        "exaone-moe",
-        "deepseek-llm",
-        "deepseek-coder",
-        "deepseek-v3",
-        "spark2_5",
-        "afmoe",
-        "youtu",
-        "tekken",
-        "gpt-4o",
-        "granite-embed-multi-97m",
-        "tiny_aya",
-        "ufakzeka",
-    }
-)
 
 
 def chunk_numbers(case: Case, total: int, *, asked: bool = False) -> list[int]:
@@ -134,8 +113,6 @@ def chunk_numbers(case: Case, total: int, *, asked: bool = False) -> list[int]:
     """
     first = CASES.index(case) * 3
     count = total
-    if case.pre in SLOW:
-        count = total // 4
     if not asked and (
         case.name.startswith("pre ") or case.name in ("gpt2 special", "spm special", "spm no prefix")
     ):

@@ -57,7 +57,7 @@ def test_blocks_bit_for_bit(dtype: str, nbytes: int, halves: int) -> None:
     assert np.array_equal(got.view(np.uint32), wanted.view(np.uint32))
 
 
-@pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "mxfp4"])
 def test_blocks_equal_ggmls_own(dtype: str) -> None:
     """golden_blocks.json comes from ggml itself (make_golden_blocks.py)."""
     golden = json.loads((Path(__file__).parent / "golden_blocks.json").read_text())[dtype]

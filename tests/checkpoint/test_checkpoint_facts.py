@@ -400,7 +400,7 @@ def test_a_q_bias_is_attention_bias(tmp_path: Path) -> None:
         ({"general__architecture": "command-r"}, "'command-r' aren't supported"),
         ({"general__architecture": None}, "None aren't supported"),
         ({"general__architecture": "\x1b[31mx"}, "aren't supported"),
-        ({"split__count": 3}, "split"),
+        ({"split__count": 3}, "one of 3 parts"),
         ({"llama__expert_count": 8}, "expert_used_count"),
         ({"llama__attention__scale": 0.5}, "attention.scale"),
         ({"llama__logit_scale": 2.0}, "logit_scale"),

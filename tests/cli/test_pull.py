@@ -66,6 +66,30 @@ def test_a_dry_run_fetches_nothing(hub: FakeHub, tmp_path: Path, capsys: pytest.
     assert "nothing to fetch" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_every_source(hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(source: str) -> tuple[dict[str, object], str]:
+        recipe = tmp_path / "r.yaml"
+        recipe.write_text(f"version: 1\nmodel: {{sources: [{source}]}}\n")
+        assert main(["pull", str(recipe), "--dry-run", "--json"]) == 0
+        data: dict[str, object] = json.loads(capsys.readouterr().out)
+        assert main(["pull", str(recipe), "--dry-run"]) == 0
+        return data, capsys.readouterr().out
+
+    sizes = {name: len(data) for name, data in FILES.items()}
+    for hub_name in ("hf", "modelscope"):
+        data, text = shown(f"{{{hub_name}: owner/name}}")
+        assert str(data["source"]).startswith(f"{hub_name} owner/name")
+        assert all(f["size"] == sizes[f["name"]] for f in data["files"])  # type: ignore[attr-defined]
+        assert data["missing"] == data["transfer"] == sum(f["size"] for f in data["files"])  # type: ignore[attr-defined]
+        assert isinstance(data["free"], int)
+        assert "are free" in text
+    (tmp_path / "model").mkdir()
+    data, text = shown("{path: model}")
+    assert (data["path"], data["files"], data["missing"]) == (str(tmp_path / "model"), [], 0)
+    assert "nothing to fetch: it is on the disk" in text
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_dry_run_tells_that_the_disk_is_too_small(
     hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from deploykit.doctor import Context
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "plan"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "plan")]
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from plan_machines import H100, gpu_machine, machine
 
@@ -112,10 +114,95 @@ def test_a_prebuilt_library_that_is_refused_fails(context: Make, monkeypatch: py
 def test_a_gpu_has_a_library_of_its_own(context: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.cuda_library(context()).status == "skip"
     with_gpu = context(machine=gpu_machine(H100, **HERE))
-    monkeypatch.setattr(native, "cuda_problem", lambda: "no nvcc: install NVIDIA's CUDA toolkit")
-    assert "no nvcc" in native.cuda_library(with_gpu).found
-    monkeypatch.setattr(native, "cuda_problem", lambda: None)
-    monkeypatch.setattr(native, "build_problem", lambda *_, **__: None)
     monkeypatch.setattr(native, "locate", lambda target: None)
+    monkeypatch.setattr(native, "build_problem", lambda *_, **__: "no nvcc: install NVIDIA's CUDA toolkit")
+    assert native.cuda_library(with_gpu).found == "not built, and can't be: no nvcc"
+    monkeypatch.setattr(native, "build_problem", lambda *_, **__: None)
+    assert "models run on the GPU" in native.cpu_library(with_gpu).found
     monkeypatch.setattr(native.store, "stale", lambda target: None)
     assert native.cuda_library(with_gpu).fix == "deploykit build --cuda 90a"
+
+
+# ---------------------------------------------------------------- real files that are broken
+
+
+def compiled(folder: Path, body: str) -> Path:
+    """A shared object by the module's name with this C code in it."""
+    source, module = folder / "module.c", folder / "_deploykit_native.so"
+    source.write_text(body)
+    assert COMPILER is not None
+    command = [COMPILER.path, "-x", "c", "-shared", "-fPIC", "-w", str(source), "-o", str(module)]
+    subprocess.run(command, check=True, capture_output=True)
+    return module
+
+
+BROKEN = {
+    "missing symbol": (
+        "void *deploykit_is_missing(void); void *PyInit__deploykit_native(void) { return deploykit_is_missing(); }",
+        "undefined symbol: deploykit_is_missing",
+    ),
+    "crash": ("void *PyInit__deploykit_native(void) { __builtin_trap(); }", "SIG"),
+    "exit": ("void exit(int); void *PyInit__deploykit_native(void) { exit(7); }", "code 7"),
+}
+
+
+@pytest.mark.parametrize("kind", ["garbage", *BROKEN])
+def test_a_file_that_breaks_is_judged_with_the_linkers_own_words(
+    found: Build, context: Make, tmp_path: Path, kind: str
+) -> None:
+    if kind == "garbage":
+        found.module.write_bytes(b"this is no library" * 100)
+        words = "invalid ELF header"
+    else:
+        body, words = BROKEN[kind]
+        compiled(tmp_path, body)
+    for look in (native.cpu_library, native.cpu_self_test):
+        finding = look(context())
+        assert finding.status == "fail", finding
+        assert words in finding.why
+        assert "deploykit build --force" in finding.fix
+
+
+def test_a_library_that_hangs_is_given_up(
+    found: Build, context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(
+        tmp_path, "unsigned sleep(unsigned); void *PyInit__deploykit_native(void) { sleep(60); return 0; }"
+    )
+    monkeypatch.setattr(native, "_CHILD_LIMIT_S", 0.5)
+    monkeypatch.setattr(native, "_SELFTEST_LIMIT_S", 1.5)
+    assert "did not end within 0.5 s" in native.cpu_library(context()).why
+    assert "no answer within 0.5 s" in native.cpu_self_test(context()).why
+
+
+def test_the_self_test_of_the_real_library(context: Make) -> None:
+    finding = native.cpu_self_test(context())
+    if finding.found == "the library is not built":
+        pytest.skip("the native library is not built")
+    assert finding.status == "ok", finding
+    assert "64 x 64 product in f32" in finding.found
+    assert float(finding.found.rpartition(" ")[2]) < 1e-4
+
+
+@pytest.mark.parametrize(("difference", "status"), [("1e-07", "ok"), ("0.5", "fail"), ("nan", "fail")])
+def test_wrong_numbers_are_a_failure(
+    found: Build, context: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str, status: str
+) -> None:
+    script = tmp_path / "child.py"
+    good = status == "ok"
+    said = {"difference": difference, "good": good, "dtype": "f32"}
+    script.write_text(f"import json; print(json.dumps({said!r}))")
+    monkeypatch.setattr(native, "_SELFTEST", script)
+    finding = native.cpu_self_test(context())
+    assert finding.status == status
+    assert ("wrong numbers" in finding.why) is not good
+
+
+def test_every_gpu_is_tested(context: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.cuda_self_test(context()).status == "skip"
+    told = {0: Finding("ok", "fine"), 1: Finding("fail", "it crashed", "no kernel image", "deploykit build")}
+    monkeypatch.setattr(native, "_self_test", lambda target, device, index: told[index])
+    two = gpu_machine(H100, msgspec.structs.replace(H100, index=1))
+    finding = native.cuda_self_test(context(machine=two))
+    assert (finding.status, finding.why) == ("fail", "no kernel image")
+    assert finding.found == "GPU 0: fine; GPU 1: it crashed"

@@ -95,7 +95,9 @@ def prompts(smollm2: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module", params=["pytorch-float32", "native-float32", "native-auto"])
 def core(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[EngineCore]:
-    """One core for the module: small steps and blocks, so that prompts are chunked and prefixes shared."""
+    """One core for the module: small steps and blocks, so that prompts are chunked and prefixes shared; the longest
+    prompt makes its steps grow.
+    """
     backend, dtype = request.param.split("-")
     if backend == "native":
         request.getfixturevalue("native_library")
@@ -108,7 +110,8 @@ def core(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[EngineCore]:
                 "device": "cpu",
                 "session_len": 512,
                 "max_batch_size": 8,
-                "max_prefill_tokens": 48,
+                "max_step_tokens": 24,
+                "max_prefill_chunks": 3,
                 "cache": {"block_len": 16, "blocks": 160},
             },
         },
@@ -159,6 +162,20 @@ def test_alone(core: EngineCore, reference: Reference, prompts: list[list[int]])
     for prompt in prompts:
         core.scheduler.pool.flush()
         assert_equal(core, reference, prompt, run(core, [prompt])[0])
+
+
+def test_a_prompt_is_read_in_as_few_chunks_as_the_recipe_says(
+    core: EngineCore, prompts: list[list[int]]
+) -> None:
+    longest = max(prompts, key=len)
+    assert len(longest) > 3 * 24
+    core.scheduler.pool.flush()
+    core.submit(Submit(id="x", token_ids=pack(longest), sampling=SamplingParams(temperature=0, max_tokens=1)))
+    before = core.counters.steps
+    while core.has_work:
+        core.step()
+    core.take_events()
+    assert core.counters.steps - before == 3
 
 
 def test_with_prefix_hits(core: EngineCore, reference: Reference, prompts: list[list[int]]) -> None:

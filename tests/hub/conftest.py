@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub_fakes import FILES, HF_TOKEN, MS_TOKEN, FakeHub, MakeRef, serve
+from modelscope_asked import asked_in_a_fork
 
-from deploykit.hub import HfRef, ModelScopeRef
+from deploykit.hub import HfRef, ModelScopeRef, modelscope
 from deploykit.hub import http as http_module
+from deploykit.hub.modelscope_sdk import Told
+
+
+@pytest.fixture(scope="session")
+def sdk() -> Iterator[Callable[[bytes, str], Told]]:
+    with asked_in_a_fork() as run:
+        yield run
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+def hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sdk: Callable[[bytes, str], Told]
+) -> Iterator[FakeHub]:
     for name in ("HF_HUB_OFFLINE", "DEPLOYKIT_OFFLINE", "DEPLOYKIT_USE_MODELSCOPE", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(http_module, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(modelscope, "_run", sdk)
     with serve(FakeHub(dict(FILES))) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", running.endpoint)

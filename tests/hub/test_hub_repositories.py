@@ -14,8 +14,10 @@ from deploykit import __version__
 from deploykit.errors import ConfigError, DeploykitError
 from deploykit.hub import FetchProgress, HfRef, ModelScopeRef, PathRef, fetch, hold, locate, preview
 from deploykit.hub import http as http_module
+from deploykit.hub.cache import entries
 from deploykit.hub.locks import release
 from deploykit.hub.records import read_record
+from deploykit.hub.verify import verify
 
 WANTED = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
 
@@ -295,3 +297,26 @@ def test_refs_are_checked(
 ) -> None:
     with pytest.raises(ConfigError):
         kind(repo, revision, file)
+
+
+def test_named_templates_come_with_the_model(hub: FakeHub, ref: MakeRef, cache: Path) -> None:
+    inside = "additional_chat_templates"
+    taken = {f"{inside}/tool_use.jinja": b"tools", f"{inside}/rag.jinja": b"documents"}
+    left = (
+        f"{inside}/deep/er.jinja",
+        f"{inside}/run.py",
+        f"{inside}/.hidden.jinja",
+        f"{inside}/../out.jinja",
+    )
+    hub.files = {**FILES, **taken, **dict.fromkeys(left, b"no")}
+    hub.faults["model.safetensors"] = [Fault(status=404)]  # a first try that leaves its beginning
+    with pytest.raises(DeploykitError):
+        fetch([ref()], cache=cache)
+    (stage,) = (cache / "staging").iterdir()
+    (stage / inside / "stray.jinja").write_bytes(b"from another try")
+    (stage / "strays").mkdir()
+    got = fetch([ref()], cache=cache)
+    assert {n for n in names(got.path) if "/" in n} == set(taken)
+    assert (got.path / inside / "rag.jinja").read_bytes() == b"documents"
+    (entry,) = [e for e in entries(cache) if e.kind != "partial"]
+    assert verify(entry, cache, lambda _: None).ok

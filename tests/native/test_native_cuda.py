@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from native_logn import with_logn
 
 from deploykit.engine.types import (
     Admit,
@@ -27,6 +28,7 @@ if os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu") != "cuda":
     pytest.skip("needs a GPU: set DEPLOYKIT_TEST_DEVICE=cuda", allow_module_level=True)
 
 VOCAB = 512
+LOGN_TRAINED = 40  # positions, where attention grows with the logarithm beyond them
 BLOCKS = 8  # of 64 tokens: a session
 SHAPE = {
     "vocab_size": VOCAB,
@@ -43,7 +45,7 @@ SHAPE = {
 # Mean difference of a prompt's log probabilities (logits of spread 1.8) that rounding to the dtype explains: weights
 # this wide amplify it, in bfloat16 eight times more than in float16.
 NOISE = {"bfloat16": 0.25, "float16": 0.05}
-KV_NOISE = {"16": 0.0, "int8": 0.06, "k8v4": 0.6, "int4": 1.0}
+KV_NOISE = {"16": 0.0, "int8": 0.06, "k8v4": 0.6, "int4": 1.0, "fp8": 0.4}
 
 
 def llama(**changes: Any) -> Any:
@@ -71,6 +73,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama-heads-of-128-tied": lambda: llama(head_dim=128, tie_word_embeddings=True),
     "qwen3": qwen3,
     "gemma2": gemma2,
+    "llama-logn": lambda: llama(use_logn_attn=True, seq_length=LOGN_TRAINED),
 }
 
 
@@ -162,6 +165,8 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     model = MODELS[name]().to(getattr(torch, dtype)).eval()
     folder = tmp_path_factory.mktemp(name)
     model.save_pretrained(folder)
+    if name == "llama-logn":
+        model = with_logn(model, LOGN_TRAINED)
     return folder, dtype, model.float().cuda()
 
 

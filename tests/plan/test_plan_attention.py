@@ -110,6 +110,8 @@ def test_a_window_is_planned_for_whole_sessions_and_says_so() -> None:
         ({"linear_attn_config": {"kda_layers": [1]}}, "linear attention"),
         ({"hybrid_override_pattern": "M-M*"}, "state-space layers"),
         ({"attention_chunk_size": 8192}, "chunked-local attention"),
+        ({"cross_attention_layers": [3, 8]}, "cross-attention"),
+        ({"is_encoder_decoder": True}, "cross-attention"),
     ],
 )
 def test_kinds_that_no_engine_runs_are_refused_by_name(config: dict[str, Any], words: str) -> None:

@@ -76,6 +76,9 @@ def test_a_rope_factor_stretches_the_longest_session_and_is_for_native_alone() -
     wanted = {"rope_scaling_factor": 2.0, "session_len": 12000}
     plan = make_plan(recipe(engine=wanted), SMOLLM2, machine(), name="m")
     assert (plan.engine, plan.session_len, plan.rope_scaling_factor) == ("native", 12000, 2.0)
+    # the base of dynamic NTK grows with the session: no length is the last one
+    longer = make_plan(recipe(engine=wanted | {"session_len": 40000}), SMOLLM2, machine(), name="m")
+    assert longer.session_len == 40000
     with pytest.raises(PlanError):
         make_plan(recipe(engine={"session_len": 12000}), SMOLLM2, machine(), name="m")
     with pytest.raises(PlanError) as caught:

@@ -99,10 +99,14 @@ def test_blocks_that_are_asked_for_are_taken_as_they_are() -> None:
     assert (plan.num_blocks, plan.session_len, plan.max_batch_size) == (8, 512, 8)
 
 
-def test_a_ratio_on_a_cpu_is_said_to_be_without_effect() -> None:
-    with_ratio = plan_for(SMOLLM2, machine(), cache={"ratio": 0.9})
-    assert with_ratio.num_blocks == plan_for(SMOLLM2, machine()).num_blocks
-    assert "without effect" in decision(with_ratio, "engine.cache.ratio")
+def test_a_ratio_on_a_cpu_takes_the_place_of_the_cap() -> None:
+    plan = plan_for(SMOLLM2, machine(), cache={"ratio": 0.9})
+    assert plan.num_blocks == 16 * 128  # every row's session, and no more than they can use
+    assert "16 sessions" in decision(plan, "engine.cache.blocks")
+    plan = plan_for(SMOLLM2, machine(), cache={"ratio": 0.1})
+    fixed = sum(item.bytes for item in plan.memory if item.name != "kv")
+    assert plan.num_blocks == int((plan.memory_limit - fixed) * 0.1) // plan.block_bytes
+    assert "10% of what" in decision(plan, "engine.cache.blocks")
 
 
 def test_threads_are_the_usable_cores_or_what_is_asked_for() -> None:

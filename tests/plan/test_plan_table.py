@@ -68,7 +68,8 @@ TABLE = [
     ("4090", "qwen3", "bfloat16", "k8v4", "float16", "native cuda float16"),
     ("4090x2", "llama", "bfloat16", "none", "auto", "native cuda bfloat16"),
     ("4060", "llama", "awq", "none", "auto", "native cuda float16"),
-    ("4090", "llama", "bfloat16", "fp8", "auto", "no fp8"),
+    ("4090", "llama", "bfloat16", "fp8", "auto", "native cuda bfloat16"),
+    ("a100-80", "llama", "bfloat16", "fp8", "auto", "8.9 and later"),
     ("4090", "llama", "fp8", "none", "auto", "fp8"),
     # Hopper
     ("h100x1", "llama", "bfloat16", "none", "auto", "native cuda bfloat16"),

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from deploykit.checkpoint import read_facts
 from deploykit.engine.pytorch import PytorchRunner
+from deploykit.engine.pytorch.architectures import ARCHITECTURES
 from deploykit.engine.pytorch.memory import estimate_memory, supported
 from deploykit.errors import DeploykitError
 
@@ -25,6 +26,14 @@ def change_weights(folder: Path, change: Any) -> None:
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_the_plan_knows_the_classes_that_transformers_has() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    entries = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    names = {name for entry in entries for name in ((entry,) if isinstance(entry, str) else entry)}
+    assert names == ARCHITECTURES
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_an_example_has_its_error_and_no_other(name: str, tmp_path: Path) -> Non
         assert [d.code for d in check_files([path])] == [name]
         return
     file.write_bytes(code.example if isinstance(code.example, bytes) else code.example.encode())
-    found = [d.code for d in check_files([file], code.sets)]
+    found = [d.code for d in check_files([file], code.sets, code.profiles)]
     assert set(found) == ({name} if name != "too-many-errors" else {name, "unknown-key"})
     assert found[-1] == name
     assert [d.code for d in example_errors(code)] == [name]

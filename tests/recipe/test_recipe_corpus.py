@@ -101,9 +101,7 @@ CASES = [
     ),
     # other servers' names: where the key is here, and what its value becomes
     Case("vllm-batch", engine("max_num_seqs: 8"), "unknown-key", 4, 3, "here it is `engine.max_batch_size`"),
-    Case(
-        "vllm-tokens", engine("max_num_batched_tokens: 8"), "unknown-key", 4, 3, "`engine.max_prefill_tokens`"
-    ),
+    Case("vllm-tokens", engine("max_num_batched_tokens: 8"), "unknown-key", 4, 3, "`engine.max_step_tokens`"),
     Case("vllm-eager", engine("enforce_eager: true"), "unknown-key", 4, 3, "CUDA graph: remove the key"),
     Case("vllm-kv", cache("kv_cache_dtype: fp8_e4m3"), "unknown-key", 5, 5, "write `quant_policy: fp8`"),
     Case("vllm-kv-auto", cache("kv_cache_dtype: auto"), "unknown-key", 5, 5, "write `quant_policy: none`"),
@@ -112,7 +110,7 @@ CASES = [
         "vllm-name", server("served_model_name: small"), "unknown-key", 4, 3, 'write `model_names: ["small"]`'
     ),
     Case(
-        "vllm-swap", engine("swap_space: 4"), "unknown-key", 4, 3, "wholly on `engine.device`: remove the key"
+        "vllm-swap", engine("swap_space: 4"), "unknown-key", 4, 3, "blocks of it on the CPU: remove the key"
     ),
     Case(
         "vllm-pipeline",
@@ -147,9 +145,18 @@ CASES = [
     ),
     Case("lmdeploy-format", engine("model_format: awq"), "unknown-key", 4, 3, "here it is `model.format`"),
     Case("lmdeploy-block", cache("cache_block_seq_len: 64"), "unknown-key", 5, 5, "`engine.cache.block_len`"),
-    Case("lmdeploy-step", engine("num_tokens_per_iter: 512"), "unknown-key", 4, 3, "take their token first"),
-    Case("lmdeploy-iters", engine("max_prefill_iters: 2"), "unknown-key", 4, 3, "as many steps as"),
-    Case("lmdeploy-logn", engine("use_logn_attn: true"), "unknown-key", 4, 3, "what the checkpoint says"),
+    Case(
+        "lmdeploy-step",
+        engine("num_tokens_per_iter: 0"),
+        "unknown-key",
+        4,
+        3,
+        "write `max_step_tokens: auto`",
+    ),
+    Case(
+        "lmdeploy-iters", engine("max_prefill_iters: 2"), "unknown-key", 4, 3, "`engine.max_prefill_chunks`"
+    ),
+    Case("lmdeploy-logn", cache("use_logn_attn: true"), "unknown-key", 5, 5, "`engine.use_logn_attn`"),
     Case(
         "lmdeploy-blocks",
         cache("num_gpu_blocks: 900"),
@@ -303,6 +310,66 @@ CASES = [
         3,
         35,
         "`blocks: 13` or more",
+    ),
+    Case(
+        "ratio-and-bytes",
+        HEAD + "engine: {cache: {ratio: 0.5, bytes: 1GiB}}\n",
+        "conflict",
+        3,
+        30,
+        "keep one of them",
+    ),
+    Case(
+        "bytes-and-blocks", HEAD + "engine: {cache: {blocks: 9, bytes: 1GiB}}\n", "conflict", 3, 29, "to null"
+    ),
+    Case("bytes-without-unit", cache("bytes: 20G"), "invalid-value", 5, 12, "write `20GiB`"),
+    Case(
+        "block-of-a-cpu",
+        HEAD + "engine: {device: cpu, cache: {block_len: 96}}\n",
+        "conflict",
+        3,
+        31,
+        "`block_len: 64`",
+    ),
+    Case(
+        "block-of-a-gpu",
+        HEAD + "engine: {device: cuda, cache: {block_len: 48}}\n",
+        "conflict",
+        3,
+        32,
+        "`block_len: 64`",
+    ),
+    Case(
+        "rows-fill-a-step",
+        HEAD + "engine: {max_batch_size: 16, max_step_tokens: 16}\n",
+        "conflict",
+        3,
+        30,
+        "`max_step_tokens: 17` or more, or `max_batch_size: 15` or less",
+    ),
+    Case(
+        "prompts-over-a-step",
+        HEAD + "engine: {max_prefill_tokens: 512, max_step_tokens: 128}\n",
+        "conflict",
+        3,
+        10,
+        "`max_prefill_tokens: 128` or less, or `max_step_tokens: 512`",
+    ),
+    Case(
+        "chunks-under-a-session",
+        HEAD + "engine: {session_len: 4096, max_prefill_tokens: 512, max_prefill_chunks: 4}\n",
+        "conflict",
+        3,
+        54,
+        "`max_prefill_tokens: 1024` or more",
+    ),
+    Case(
+        "download-of-a-path",
+        "version: 1\nmodel: {path: m, download_dir: d}\n",
+        "conflict",
+        2,
+        18,
+        "remove it, or name the model",
     ),
     Case(
         "open-without-key",

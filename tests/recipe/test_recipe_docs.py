@@ -1,89 +1,20 @@
-"""docs/recipes.md says what is so: every key, every default, and errors as they print."""
+"""docs/recipes.md and its neighbours say what is so: codes, commands, and errors as they print."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deploykit.recipe import RecipeError, coming_from, load_recipe, recipe_from_data
 from deploykit.recipe.codes import CODES
+from deploykit.recipe.dump import to_yaml
 from deploykit.recipe.examples import MARK, code_list
 from deploykit.recipe.loader import parse
-from deploykit.recipe.schema import parse_duration, parse_size
-from deploykit.recipe.tree import Node, lookup
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
-SECTIONS = [
-    "",
-    "model",
-    "engine",
-    "engine.cache",
-    "chat",
-    "chat.fields",
-    "chat.defaults",
-    "server",
-    "server.limits",
-    "server.restart",
-]
-
-
-def section(path: str) -> Node:
-    node = lookup(tuple(path.split(".")) if path else ())
-    assert node is not None
-    return node
-
-
-def rows(path: str) -> dict[str, str]:
-    """Key -> default, from the first table under the section's heading."""
-    heading = f"### `{path}`\n" if path else "### Top level\n"
-    table = PAGE.split(heading)[1].split("\n| key")[1].split("\n\n")[0]
-    return dict(re.findall(r"^\| `([a-z0-9_]+)` \| ([^|]*?) \|", table, re.MULTILINE))
-
-
-@pytest.mark.parametrize("path", SECTIONS)
-def test_every_key_of_a_section_is_in_its_table_with_its_default(path: str) -> None:
-    node, table = section(path), rows(path)
-    assert list(table) == list(node.keys)
-    for key, written in table.items():
-        child = node.child(key)
-        assert child is not None
-        schema = node.keys[key]
-        if key in node.required:
-            assert written == "required"
-        elif child.is_section:
-            assert written == "`{}`"
-        elif key != "name":
-            value: Any = parse(f"x: {written.strip('`')}", "x").data["x"]
-            if isinstance(schema["default"], int | float) and isinstance(value, str):
-                value = parse_size(value) if value.endswith("B") else parse_duration(value)
-            assert value == schema["default"], key
-
-
-def test_every_section_is_on_the_page() -> None:
-    def sections(node: Node, path: str) -> list[str]:
-        found = [path]
-        for key in node.keys:
-            child = node.child(key)
-            if child is not None and child.is_section:
-                found += sections(child, f"{path}.{key}" if path else key)
-        return found
-
-    assert sections(section(""), "") == SECTIONS
-
-
-def test_every_key_of_a_source_is_on_the_page() -> None:
-    table = PAGE.split("A source is one of four kinds")[1].split("###")[0]
-    union = lookup(("model", "sources", 0))
-    assert union is not None
-    for branch in union.alternatives:
-        for key in branch.keys:
-            alone = key == branch.required[0]
-            row = f"| `{key}` |" if alone else f"| `{key}` (with `{branch.required[0]}`) |"
-            assert row in table
 
 
 def test_every_code_is_on_the_page() -> None:
@@ -140,3 +71,23 @@ def test_the_page_for_those_who_come_from_elsewhere_is_generated() -> None:
     assert shown == coming_from.page(), (
         "run `python -m deploykit.recipe.coming_from --write docs/coming-from.md`"
     )
+
+
+def test_the_language_page_shows_what_its_recipes_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "language.md").read_text()
+
+    def example(name: str) -> str:
+        return page.split(f"<!-- example: {name} -->")[1].split("```")[1].partition("\n")[2]
+
+    for name in ("base.yaml", "recipe.yaml"):
+        (tmp_path / name).write_text(example(name))
+        assert f"cat > {name} <<'EOF'\n{example(name)}EOF\n" in page
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODEL_PORT", raising=False)
+    assert to_yaml(load_recipe("recipe.yaml", (), ("long", "laptop"))) == example("merged")
+    monkeypatch.setenv("DEPLOYKIT_SET__ENGINE__SESION_LEN", "4096")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("recipe.yaml")
+    assert example("environment").partition("\n")[2] == f"{caught.value}\n"

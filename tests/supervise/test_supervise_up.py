@@ -419,3 +419,24 @@ def test_down_now_does_not_wait_for_running_streams(kit: Kit) -> None:
     assert all(gone(state[key]) for key in ("pid", "engine_pid", "front_pid"))
     assert kit.state()["status"] == "stopped"
     assert list(kit.runtime.iterdir()) == []
+
+
+def test_a_recipe_of_layers_is_the_same_in_the_background(kit: Kit) -> None:
+    """What extends, profiles, the environment and --set say holds there too, each of them once."""
+    folder = kit.model.parent
+    (folder / "base.yaml").write_text(
+        f"version: 1\nmodel: {{path: {kit.model}}}\nserver: {{model_names: [a]}}\n"
+    )
+    recipe = folder / "layers.yaml"
+    recipe.write_text(
+        "extends: base.yaml\nname: ${env.LAYERS_NAME}\n"
+        "profiles: {b: {server: {model_names: !append [b]}}, other: {server: {model_names: [z]}}}\n"
+    )
+    sets = ("--set", "server.model_names=!append [d]")
+    environ = {"LAYERS_NAME": "tiny", "DEPLOYKIT_SET__server__model_names": "!append [c]"}
+    done = kit.run("up", str(recipe), "-d", "--port", "0", "--profile", "b", *sets, **environ)
+    assert done.returncode == 0, done.stderr
+    assert "with profile b" in done.stdout
+    models = json.loads(get(f"{kit.wait('ready')['url']}/v1/models")[1])["data"]
+    assert [model["id"] for model in models] == ["a", "b", "c", "d"]
+    assert kit.run("down", "tiny").returncode == 0

@@ -17,9 +17,20 @@ from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
 GENERATIONS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))  # what the kernels are written for
-RUN_ON = ((9, 0),)  # where they were run; elsewhere they were compiled alone
+RAN = ((9, 0),)  # on a card of their own
+PTX_RAN = ((7, 5), (8, 0))  # on a card of 9.0, through their PTX; elsewhere they were compiled alone
 _BFLOAT16 = (8, 0)  # the first one that multiplies it
+_FP8 = (8, 9)  # the first one that converts it
 DTYPES = ("bfloat16", "float16")
+# Plan.kv_dtype -> the library's KV type, on a GPU
+CUDA_KV_TYPES = {
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "int8": "int8",
+    "k8v4": "k8v4",
+    "int4": "int4",
+    "fp8": "fp8",
+}
 _HEAD_DIMS = (64, 80, 96, 128, 256)
 _FOUR_BIT = (WeightFormat.AWQ, WeightFormat.GPTQ)
 _RUNTIME = 700 * MIB  # the CUDA context, the library's modules, graphs
@@ -50,6 +61,13 @@ def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int], dtype: 
     return None
 
 
+def kv_problem_on_cuda(policy: str, compute_capability: tuple[int, int]) -> str | None:
+    """Why KV memory can't be kept so on this GPU; None where it can."""
+    if policy == "fp8" and compute_capability < _FP8:
+        return "fp8 KV memory is for compute capability 8.9 and later; int8 takes as much memory"
+    return None if policy in CUDA_KV_TYPES else f"it has no KV memory of type {policy}"
+
+
 def _check(model: ModelDescription, compute_capability: tuple[int, int]) -> None:
     for index, layer in enumerate(model.layers):
         if layer.mlp.moe.experts:
@@ -75,11 +93,12 @@ def _check_weights(weights: tuple[Weight, ...] | list[Weight]) -> None:
 
 def block_bytes_on_cuda(facts: Facts, kv_dtype: str, block_len: int) -> int:
     """Bytes of one KV block over all layers, on a GPU."""
-    key, value = {"int8": (8, 8), "k8v4": (8, 4), "int4": (4, 4)}.get(kv_dtype, (16, 16))
+    key, value = {"int8": (8, 8), "k8v4": (8, 4), "int4": (4, 4), "fp8": (8, 8)}.get(kv_dtype, (16, 16))
+    params = 8 * block_len if key < 16 and kv_dtype != "fp8" else 0  # a scale and a zero, for K and for V
     total = 0
     for layer in describe(facts).layers:
         spec = layer.attention
-        head = block_len * spec.head_dim * (key + value) // 8 + (8 * block_len if key < 16 else 0)
+        head = block_len * spec.head_dim * (key + value) // 8 + params
         total = -(-(total + spec.kv_heads * head) // 16) * 16
     return total
 

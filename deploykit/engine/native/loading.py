@@ -9,6 +9,7 @@ from typing import Any
 from deploykit.checkpoint.errors import CheckpointError
 from deploykit.checkpoint.facts import Facts
 from deploykit.checkpoint.raw import RawReader
+from deploykit.engine.native.cuda import CUDA_KV_TYPES
 from deploykit.engine.native.describe import describe
 from deploykit.engine.native.errors import UnsupportedError, unsupported
 from deploykit.engine.native.memory import check
@@ -63,22 +64,23 @@ def load_engine(
 
 def engine_options(plan: Plan, isa: str = "") -> dict[str, Any]:
     """The library's EngineOptions for a plan."""
-    if plan.kv_dtype not in KV_TYPES:
+    kv_types = CUDA_KV_TYPES if plan.device == "cuda" else KV_TYPES
+    if plan.kv_dtype not in kv_types:
         raise ConfigError(
             f"the native engine has no KV memory of type {plan.kv_dtype}",
             where="engine.cache.quant_policy",
-            fix=f"one of {', '.join(KV_TYPES)}",
+            fix=f"one of {', '.join(kv_types)}",
         )
     return {
         "device": plan.device,
         "device_index": plan.devices[0] if plan.devices else 0,
         "dtype": _DTYPES[plan.dtype],
-        "kv": KV_TYPES[plan.kv_dtype],
+        "kv": kv_types[plan.kv_dtype],
         "block_len": plan.block_len,
         "num_blocks": plan.num_blocks,
         "max_rows": plan.max_batch_size,
         "session_len": plan.session_len,
-        "max_step_tokens": plan.max_prefill_tokens,
+        "max_step_tokens": plan.step_capacity,
         "threads": max(plan.threads, 1),
         "isa": isa,
     }

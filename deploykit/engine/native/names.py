@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -156,7 +157,15 @@ def _layer_parts(model: ModelDescription, layer: LayerSpec) -> Iterator[tuple[st
 def manifest(facts: Facts, model: ModelDescription) -> Manifest:
     """Where every weight lies. Raises UnsupportedError for a format that the library doesn't take and
     CheckpointError where tensors are missing, misshapen or left over."""
-    return _Resolver(facts, model).run()
+    global _last
+    last = _last
+    # A plan asks twice: whether the engine runs it, and what it takes.
+    if last is None or last[0] is not facts or last[1] != model:
+        _last = last = (facts, model, _Resolver(facts, model).run())
+    return last[2]
+
+
+_last: tuple[Facts, ModelDescription, Manifest] | None = None
 
 
 class _Resolver:
@@ -184,7 +193,9 @@ class _Resolver:
         return CheckpointError(what, file=self.file_of(tensor), tensor=tensor.name, why=why)
 
     def file_of(self, tensor: TensorInfo) -> str:
-        return self.facts.path if self.facts.format == "gguf" else f"{self.facts.path}/{tensor.file}"
+        if self.facts.format == "gguf":
+            return str(Path(self.facts.path).with_name(tensor.file))
+        return f"{self.facts.path}/{tensor.file}"
 
     # ---- one weight
 

@@ -63,6 +63,7 @@ class NativeRunner:
         module = open_library(cuda_target(plan.compute_capability) if plan.compute_capability else CPU)
         self._error = module.NativeError
         facts = read_facts(plan.model_path).with_rope_factor(plan.rope_scaling_factor)
+        facts = facts.with_logn(plan.use_logn_attn)
         self._engine, found = load_engine(module, plan, facts, progress, isa=self._isa)
         return Capacity(
             max_rows=found["max_rows"],
@@ -81,6 +82,7 @@ class NativeRunner:
             max_step_tokens=found["max_step_tokens"],
             bytes_predicted=plan.total_bytes,
             bytes_measured=self._measured(plan, found),
+            weight_bytes=found["weight_bytes"],
         )
 
     def _measured(self, plan: Plan, found: dict[str, Any]) -> int:

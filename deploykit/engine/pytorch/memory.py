@@ -6,6 +6,7 @@ The planner calls this before anything is loaded; `docs/engines.md` says how the
 from __future__ import annotations
 
 from deploykit.checkpoint.facts import Facts
+from deploykit.engine.pytorch.architectures import ARCHITECTURES
 from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
@@ -27,12 +28,16 @@ def supported(facts: Facts) -> str | None:
         return f"weights quantized with {facts.quantized} are not supported by the pytorch engine yet"
     if not facts.architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return f"{facts.architecture} is no text generation model"
+    if facts.architecture not in ARCHITECTURES:
+        return f"transformers has no class {facts.architecture}, and a checkpoint's own code is never run"
     config = facts.config
     for kind in config.get("layer_types") or ():
         if kind not in _FULL_KINDS:
             return f"layers of kind {kind!r} keep a state that the pytorch engine doesn't implement yet"
     if config.get("kv_lora_rank"):
         return "latent attention (MLA) is not implemented in the pytorch engine yet"
+    if config.get("use_logn_attn"):
+        return "log-n attention scaling (use_logn_attn) is not implemented in the pytorch engine"
     if config.get("is_encoder_decoder"):
         return "encoder-decoder models are not implemented in the pytorch engine"
     return None

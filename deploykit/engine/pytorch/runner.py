@@ -17,6 +17,7 @@ from deploykit.checkpoint import read_facts
 from deploykit.checkpoint.facts import Facts
 from deploykit.engine.pytorch import attention, loading
 from deploykit.engine.pytorch.batch import Batch
+from deploykit.engine.pytorch.held import weight_bytes
 from deploykit.engine.pytorch.kv import KVPool
 from deploykit.engine.pytorch.logprobs import prompt_logprobs
 from deploykit.engine.pytorch.model import LanguageModel, Weights
@@ -94,7 +95,6 @@ class PytorchRunner:
         self._device = loaded.pool.data.device
         self._vocab = loaded.vocab_size
         self._table = RowTable(plan.max_batch_size, plan.session_len, plan.block_len)
-        self._max_step_tokens = plan.max_prefill_tokens
         self._loaded = True
         shape = loaded.pool.shape
         return Capacity(
@@ -111,9 +111,10 @@ class PytorchRunner:
             ),
             session_len=plan.session_len,
             vocab_size=loaded.vocab_size,
-            max_step_tokens=plan.max_prefill_tokens,
+            max_step_tokens=plan.step_capacity,
             bytes_predicted=plan.total_bytes,
             bytes_measured=loading.measured_bytes(self._device),
+            weight_bytes=weight_bytes(loaded.model.model),
         )
 
     def close(self) -> None:
