@@ -37,6 +37,12 @@ def without_code(value: Any) -> Any:
     return value
 
 
+def _inner(part: dict[str, Any]) -> dict[str, Any]:
+    """Of a part that holds towers as well (Qwen-Omni's thinker), the language model."""
+    text = part.get("text_config")
+    return text if "num_hidden_layers" not in part and isinstance(text, dict) else part
+
+
 class ConfigReader:
     """Looks a size up under the names that architectures use for it; `file` is named in errors."""
 
@@ -47,7 +53,7 @@ class ConfigReader:
         if "num_hidden_layers" not in config:
             for part in _TEXT_PARTS:
                 if isinstance(config.get(part), dict):
-                    self.text = config[part]
+                    self.text = _inner(config[part])
                     break
 
     def architecture(self) -> str:

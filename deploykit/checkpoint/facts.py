@@ -107,7 +107,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         """Of the model: packed weights counted one by one, scales and zero points not at all."""
         if self.quantization is None:
             return sum(t.num_elements for t in self.tensors)
-        return sum(_parameters(t, self.quantization.bits or 8) for t in self.tensors)
+        pairs = self.config.get("expert_dtype") == "fp4"  # DeepSeek-V4: two of an expert's numbers in an int8
+        return sum(
+            2 * t.num_elements if pairs and t.dtype == "int8" else _parameters(t, self.quantization.bits or 8)
+            for t in self.tensors
+        )
 
     @property
     def stored_bytes(self) -> int:

@@ -13,6 +13,7 @@ from deploykit.cli._init_text import Value
 from deploykit.errors import ConfigError, DeploykitError
 
 if TYPE_CHECKING:
+    from deploykit.checkpoint.facts import Facts
     from deploykit.deployment.facts import Found
     from deploykit.hardware.described import Described
     from deploykit.plan.outline import Inputs
@@ -100,11 +101,14 @@ class Planned:
 
 def _plan(loaded: LoadedRecipe, found: Found, wish: Wish) -> Planned:
     """The plan for this use, after the cheapest change where it doesn't fit as it is."""
-    from deploykit.plan import PlanError
+    from deploykit.deployment.variants import naming_variants
     from deploykit.plan.fitting import OTHERWISE, fitting, is_stated
     from deploykit.plan.make import plan_of
+    from deploykit.plan.stated import refuse_unsupported
 
-    inputs = _inputs(loaded, found, _described(wish.machine))
+    machine = _described(wish.machine)
+    inputs = _inputs(loaded, found.facts, machine)
+    refuse_unsupported(inputs.recipe, inputs.facts, inputs.machine)
     values: list[Value] = []
     if wish.use is not Use.chat and not is_stated(inputs.recipe, "engine.session_len"):
         trained = found.facts.max_position_embeddings
@@ -117,13 +121,13 @@ def _plan(loaded: LoadedRecipe, found: Found, wish: Wish) -> Planned:
             )
             values.append(Value("engine.session_len", length, why))
             inputs = inputs.changed("engine.session_len", length)
-    try:
+
+    def variant(other: LoadedRecipe, facts: Facts) -> Inputs:
+        return fitting(_inputs(other, facts, machine))[0]
+
+    with naming_variants(loaded, variant):
         inputs, edits = fitting(inputs, free=tuple(value.key for value in values))
         plan = plan_of(inputs, loaded.name)
-    except PlanError as error:
-        if error.memory and (variant := _variant(loaded, wish)):
-            error.fix = f"--profile {variant}, a variant of the recipe that fits; or {error.fix}"
-        raise
     changed = {edit.key for edit in edits}
     values = [value for value in values if value.key not in changed]
     values += [Value(e.key, e.value, f"{e.cost}; {OTHERWISE}") for e in edits]
@@ -135,7 +139,7 @@ def _plan(loaded: LoadedRecipe, found: Found, wish: Wish) -> Planned:
     return Planned(inputs, plan, values)
 
 
-def _inputs(loaded: LoadedRecipe, found: Found, other: Described | None) -> Inputs:
+def _inputs(loaded: LoadedRecipe, facts: Facts, other: Described | None) -> Inputs:
     from deploykit.cli._plan_machine import native_problems
     from deploykit.deployment.switches import check_test_switches
     from deploykit.fsutil import cache_dir
@@ -143,32 +147,13 @@ def _inputs(loaded: LoadedRecipe, found: Found, other: Described | None) -> Inpu
     from deploykit.plan.outline import Inputs
 
     here = other.machine if other is not None else probe(disk=cache_dir())
-    return Inputs(loaded.recipe, found.facts, here, native_problems(other, here), check_test_switches())
+    return Inputs(loaded.recipe, facts, here, native_problems(other, here), check_test_switches())
 
 
 def _described(machine: str | None) -> Described | None:
     from deploykit.cli._plan_machine import described
 
     return described(machine) if machine is not None else None
-
-
-def _variant(loaded: LoadedRecipe, wish: Wish) -> str | None:
-    """The first of the recipe's profiles with which it fits, told without a connection."""
-    from deploykit.deployment.facts import find_facts
-    from deploykit.deployment.target import open_target
-    from deploykit.fsutil import cache_dir
-    from deploykit.plan.fitting import fitting
-    from deploykit.plan.make import plan_of
-
-    for name in loaded.all_profiles:
-        if name in wish.profiles:
-            continue
-        with contextlib.suppress(DeploykitError):
-            other = open_target(wish.model, sets=wish.sets, profiles=(*wish.profiles, name))
-            with find_facts(other, cache_dir(), offline=True) as found:
-                plan_of(fitting(_inputs(other, found, _described(wish.machine)))[0], other.name)
-            return name
-    return None
 
 
 def _template(loaded: LoadedRecipe, found: Found) -> Resolved | str:

@@ -34,10 +34,11 @@ def lock(
     `up`, `plan` and `pull` take --locked: that commit and those files, or an error that says what differs.
     With --check, exit code 1: the hub has moved on. 2: there is no lock, or it is another recipe's.
     """
-    from deploykit.deployment.target import open_target
+    from deploykit.deployment.target import open_target, refuse_shipped
     from deploykit.fsutil import cache_dir
     from deploykit.recipe.lock import lock_path
 
+    refuse_shipped(recipe)
     loaded = open_target(recipe, sets=set_ or (), profiles=profiles or ())
     path = lock_path(loaded)
     if check:

@@ -77,6 +77,7 @@ def plan(
 
 def _show(loaded: LoadedRecipe, found: Found, other: Described | None, json_: bool) -> int:
     from deploykit.cli import _plan_output as show
+    from deploykit.deployment.variants import naming_variants
     from deploykit.plan import PlanError
     from deploykit.plan.fitting import plan_fitting
     from deploykit.plan.make import more_of, plan_of
@@ -84,10 +85,11 @@ def _show(loaded: LoadedRecipe, found: Found, other: Described | None, json_: bo
     inputs = _inputs(loaded, found.facts, other)
     head = {"machine": show.machine_data(other, inputs.machine), "model": show.model_data(found)}
     try:
-        if loaded.path is None:  # nobody wrote it: what `init` would write
-            inputs, made = plan_fitting(inputs, loaded.name)
-        else:
-            made = plan_of(inputs, loaded.name)
+        with naming_variants(loaded, lambda variant, facts: _inputs(variant, facts, other)):
+            if loaded.path is None:  # nobody wrote it: what `init` would write
+                inputs, made = plan_fitting(inputs, loaded.name)
+            else:
+                made = plan_of(inputs, loaded.name)
     except PlanError as error:
         _add_machine(error, inputs)
         if not json_:
@@ -134,8 +136,10 @@ def _described(machine: str | None) -> Described | None:
 def _open(
     target: str, sets: list[str] | tuple[()], profiles: list[str] | tuple[()], locked: bool
 ) -> LoadedRecipe:
-    from deploykit.deployment.target import open_target
+    from deploykit.deployment.target import open_target, refuse_shipped
 
+    if locked:
+        refuse_shipped(target)
     loaded = open_target(target, sets=sets, profiles=profiles)
     if not locked:
         return loaded

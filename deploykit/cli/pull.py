@@ -46,9 +46,11 @@ def pull(
     An interrupted pull goes on where it was left. Exit code 1: no source answered. 3: too little disk space.
     """
     from deploykit.deployment.sources import models_folder, refs_for
-    from deploykit.deployment.target import open_target
+    from deploykit.deployment.target import open_target, refuse_shipped
     from deploykit.fsutil import cache_dir
 
+    if locked:
+        refuse_shipped(target)
     loaded = open_target(target, sets=set_ or (), profiles=profiles or ())
     if locked:
         if allow_bin:

@@ -73,7 +73,7 @@ def _find(field: str) -> tuple[Path, Node]:
             fix = for_key((*path, name), list(dict.fromkeys(keys))).help
             homes = sections_by_key().get(str(name), [])
             if not path and len(homes) == 1:  # a bare name of one place: that is what is asked for
-                return _find(f"{homes[0]}.{name}")
+                return _find(".".join((homes[0], *map(str, segments))))
             raise ConfigError(f"there is no key `{printable(field[:80])}`", fix=fix)
         path = (*path, name)
     return path, lookup(path) or root()

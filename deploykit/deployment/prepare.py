@@ -15,6 +15,7 @@ from deploykit.deployment.stage import Report, ignore, stage
 from deploykit.deployment.switches import check_test_switches as check_test_switches
 from deploykit.deployment.target import load
 from deploykit.deployment.templates import choose_template
+from deploykit.deployment.variants import naming_variants
 from deploykit.fsutil import cache_dir
 from deploykit.hardware.machine import Machine
 from deploykit.hub import Fetched
@@ -64,24 +65,30 @@ def prepare(
     cache = cache_dir()
     machine = probe(disk=cache)
     refuse_unsupported(loaded.recipe)  # before anything is downloaded
-    if runner is None:
-        check_machine(loaded.recipe, machine)
+
+    def inputs_of(recipe: LoadedRecipe, facts: Facts) -> Inputs:
+        problems = NativeProblems(native_problem(machine), native_cuda_problem(machine))
+        return Inputs(recipe.recipe, facts, machine, problems, runner)
 
     def plan_of(facts: Facts) -> Plan:
-        problems = NativeProblems(native_problem(machine), native_cuda_problem(machine))
-        inputs = Inputs(loaded.recipe, facts, machine, problems, runner)
+        inputs = inputs_of(loaded, facts)
         # A recipe that nobody wrote is what `init` would write.
         inputs, edits = fitting(inputs) if loaded.path is None else (inputs, ())
-        plan = make_plan(
-            inputs.recipe,
-            facts,
-            machine,
-            name=loaded.name,
-            runner=runner,
-            native_problem=problems.cpu,
-            native_cuda_problem=problems.cuda,
-        )
+        with naming_variants(loaded, inputs_of):
+            plan = make_plan(
+                inputs.recipe,
+                facts,
+                machine,
+                name=loaded.name,
+                runner=runner,
+                native_problem=inputs.native.cpu,
+                native_cuda_problem=inputs.native.cuda,
+            )
         return with_changes(plan, edits)
+
+    if runner is None:
+        with naming_variants(loaded, inputs_of):
+            check_machine(loaded.recipe, machine)
 
     with ahead_of_download(loaded, cache, offline=offline, report=report) as (found, running):
         if found is not None:  # refused here, a model that doesn't fit costs its headers alone

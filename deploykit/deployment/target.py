@@ -22,6 +22,9 @@ from deploykit.shipped import similar
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_URL = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|modelscope\.cn/models)/([\w.-]+/[\w.-]+)(?:/.*)?"
+)
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w.+@=/-]+\.gguf)")
 
 
@@ -38,6 +41,8 @@ def load(
     `locked` demands the lock beside it.
     """
     with stage("recipe", report) as running:
+        if locked:
+            refuse_shipped(target)
         loaded = open_target(target, sets=sets, profiles=profiles)
         if locked:
             loaded = with_lock(loaded)
@@ -113,6 +118,11 @@ def recipe_from_target(target: str) -> Implied:
         return _implied({"id": target}, target.rpartition("/")[2])
     if (in_hub := _HUB_FILE.fullmatch(target)) and not _may_be_a_path(target):
         return _implied({"sources": _file_sources(in_hub[1], in_hub[2])}, path.stem)
+    if in_url := _HUB_URL.fullmatch(target):
+        raise ConfigError(
+            f"{target[:200]} is an address, and a target is no address",
+            fix=f"the hub's id alone: {in_url[1]}",
+        )
     raise ConfigError(
         f"there is no {target if len(target) <= 80 else target[:79] + '…'!r}",
         why="a target is a recipe (.yaml), the name of a shipped one, a model folder, a .gguf file, a hub id "
@@ -121,6 +131,16 @@ def recipe_from_target(target: str) -> Implied:
         if (close := similar(target))
         else "`deploykit ls` lists the shipped recipes",
     )
+
+
+def refuse_shipped(target: str) -> None:
+    """Raises ConfigError for the name of a shipped recipe, where a lock beside the recipe is written or asked for."""
+    if not os.path.lexists(os.path.expanduser(target)) and find_shipped(target):  # noqa: PTH111
+        raise ConfigError(
+            "a lock lies beside its recipe, and a shipped recipe lies with the program",
+            where=target,
+            fix=f"copy it with `deploykit cp {target}`, then `deploykit lock {target}.yaml` and use the copy",
+        )
 
 
 def located(target: str) -> str:

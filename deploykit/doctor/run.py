@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
@@ -106,7 +107,8 @@ def _judge_given(given: LoadedRecipe, context: Context, bench: Once[Bench]) -> t
 
     def look(_: Context) -> Finding:
         rows.append(judge(given, bench()))
-        return _verdict(rows[0], _target(given))
+        path = given.recipe.model.path
+        return _verdict(rows[0], _target(given), path if path and not os.path.lexists(path) else None)
 
     spec = CheckSpec("recipe", f"Recipe {given.name}", look, RECIPE_LIMIT_S, category=RECIPE)
     check = run_check(spec, context)
@@ -122,7 +124,8 @@ def _target(given: LoadedRecipe) -> str:
     return str(given.path) if given.path is not None else model.path or model.id or given.name
 
 
-def _verdict(row: RecipeRow, target: str) -> Finding:
+def _verdict(row: RecipeRow, target: str, gone: str | None = None) -> Finding:
+    """`gone` is where the recipe has its model and nothing is."""
     command = f"deploykit plan {target}"
     running = ", ".join(v.name for v in row.variants if v.fits == "yes")
     if row.fits == "yes":
@@ -130,6 +133,9 @@ def _verdict(row: RecipeRow, target: str) -> Finding:
             f"runs on {row.device} with {row.engine}: {row.session_len} x {row.sessions} (context x sessions)"
         )
     if row.fits == "unknown":
+        if gone:
+            why = f"there is no such folder or file: {gone}"
+            return Finding("fail", "its model is not where the recipe says", why, "correct model.path")
         why = "what it needs can be told once its model is known"
         return Finding("warn", row.why, why, f"{command} (asks its hub for the headers)")
     if running:

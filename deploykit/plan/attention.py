@@ -13,11 +13,14 @@ _LINEAR = "linear attention keeps a state instead of keys and values"
 _STATE = "state-space layers keep a state instead of keys and values"
 _RECURRENT = "recurrent layers keep a state instead of keys and values"
 _CROSS = "cross-attention keeps an encoder's keys and values"
+_COMPRESSED = "compressed attention keeps one key for several tokens"
 _CHUNKED = "chunked-local attention keeps the keys and values of a chunk alone"
 _KINDS = {
     "linear_attention": _LINEAR,
     "lightning": _LINEAR,
     "chunked_attention": _CHUNKED,
+    "compressed_sparse_attention": _COMPRESSED,
+    "heavily_compressed_attention": _COMPRESSED,
     "mamba": _STATE,
     "mamba2": _STATE,
     "recurrent": _RECURRENT,
@@ -29,6 +32,7 @@ _SIGNS = (
     (("linear_num_key_heads", "linear_attn_config", "attn_type_list"), _LINEAR),
     (("mamba_d_state", "ssm_state_size", "ssm_cfg", "hybrid_override_pattern"), _STATE),
     (("attention_chunk_size",), _CHUNKED),
+    (("compress_ratios", "compress_rates"), _COMPRESSED),
     (("lru_width",), _RECURRENT),
     (("cross_attention_layers", "is_encoder_decoder"), _CROSS),
 )

@@ -48,6 +48,15 @@ class PlanError(DeploykitError):
         self.changes = (*self.changes, change)
         self.fix = "; or ".join(self.fixes)
 
+    def add_variant(self, change: Change) -> None:
+        """A variant of the recipe that would do: before the changes that cost more, the GPU or a requirement."""
+        flags = tuple(known.flags for known in self.changes) or self.fixes
+        dear = (n for n, text in enumerate(flags) if "engine.device" in text or "requires.memory" in text)
+        at = next(dear, len(flags)) if self.changes else 0
+        self.fixes = (*flags[:at], change.flags, *flags[at:])
+        self.changes = (*self.changes[:at], change, *self.changes[at:])
+        self.fix = "; or ".join(self.fixes)
+
 
 def memory_why(memory: Sequence[MemoryItem], limit: int, place: str) -> str:
     """The memory table in one sentence: what is needed, of what, and by whom."""

@@ -42,7 +42,7 @@ def text_config(config: Config) -> Config:
     if "num_hidden_layers" not in config:
         for part in _TEXT_PARTS:
             if isinstance(config.get(part), dict):
-                return dict(config[part])
+                return text_config(dict(config[part]))  # the thinker of Qwen-Omni holds one more
     return config
 
 
@@ -52,7 +52,7 @@ def layers_of(facts: Facts) -> tuple[Layers, ...]:
     config = {"hidden_size": facts.hidden_size, "num_attention_heads": facts.num_heads, **config}
     try:
         found = Counter(
-            _layer(kind, facts, config)
+            _chosen_by(_layer(kind, facts, config), index, config)
             for index, kinds in enumerate(_kinds(facts, config))
             for kind in (("none",) if index >= _own_kv(facts, config) else kinds.split("+"))
         )
@@ -98,6 +98,8 @@ def _kinds(facts: Facts, config: Config) -> list[str]:
         return [_WHOLE[model]] * count
     if model == "falcon_h1":
         return ["full+mamba"] * count
+    if config.get("compress_ratios"):  # DeepSeek-V4: a window, and one key for so many tokens before it
+        raise UnknownKindError("config.json: compress_ratios has layers that keep one key for several tokens")
     listed = _listed(config, count) or _by_number(config, count) or _by_rule(facts, config, model)
     crossing = config.get("cross_attention_layers")
     if isinstance(crossing, list):
@@ -214,6 +216,13 @@ def _layer(kind: str, facts: Facts, config: Config) -> Layers:
         value_dim=first(config, "swa_v_head_dim", default=value),
         span=facts.sliding_window or first(config, "sliding_window", "attention_window_size"),
     )
+
+
+def _chosen_by(layer: Layers, index: int, config: Config) -> Layers:
+    """A layer that attends to what an earlier one chose keeps no keys to choose by (GLM-5.2)."""
+    types = config.get("indexer_types")
+    shared = isinstance(types, list) and index < len(types) and types[index] == "shared"
+    return msgspec.structs.replace(layer, index_bytes=0) if shared else layer
 
 
 def _encoder(facts: Facts, config: Config) -> int:

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from deploykit.checkpoint.facts import Facts
 
 # The first part of a tensor's name, below the wrappers that a model stands in.
-_WRAPPERS = ("model", "transformer", "base_model")
+_WRAPPERS = ("model", "transformer", "base_model", "thinker")
 _TOWERS = frozenset(
     {
         "vision_model",  # InternVL, DeepSeek-VL
-        "vision_tower",  # LLaVA, Yi-VL, Mini-Gemini
+        "vision_tower",  # LLaVA, Yi-VL, Mini-Gemini, Gemma 3, Intern-S1
         "vision_tower_aux",  # Mini-Gemini: the tower for details
         "visual",  # Qwen-VL and its successors; GLM-4.1V
-        "vision",  # CogVLM, GLM-4V
+        "vision",  # CogVLM, GLM-4V, DeepSeek-VL2
+        "vision_backbone",  # Molmo: its projector is inside
         "vision_encoder",
         "vision_embed_tokens",  # Phi-3-vision: its projector is inside
         "vit",  # XComposer
@@ -32,6 +33,8 @@ _PROJECTORS = frozenset(
         "mm_projector",
         "image_newline",
         "aligner",  # DeepSeek-VL
+        "projector",  # DeepSeek-VL2
+        "view_seperator",
         "resampler",  # MiniCPM-V
         "vision_proj",  # XComposer
         "plora_glb_GN",
@@ -114,8 +117,10 @@ def image_of(facts: Facts) -> Image | None:
 
 def _image_of(facts: Facts) -> Image | None:
     config = facts.config
+    whole = config.get("thinker_config")  # Qwen-Omni: beside what speaks
+    parts = [config, whole] if isinstance(whole, dict) else [config]
     vision = next(
-        (config[key] for key in ("vision_config", "visual") if isinstance(config.get(key), dict)), None
+        (p[key] for p in parts for key in ("vision_config", "visual") if isinstance(p.get(key), dict)), None
     )
     if vision is None:
         return None
@@ -129,7 +134,7 @@ def _image_of(facts: Facts) -> Image | None:
     inner = _int(vision, "intermediate_size") or int(hidden * float(vision.get("mlp_ratio") or 4))
     if not patch or not hidden:
         return None
-    if merge and not side:  # Qwen2-VL: any resolution, a token for so many pixels
+    if merge:  # Qwen2-VL, GLM-4.1V: any resolution, a token for so many pixels
         unit = patch * merge
         edge = round(_MEGAPIXEL / unit)
         return Image(
@@ -162,6 +167,8 @@ def _tokens(facts: Facts, vision: dict[str, Any], patches: int) -> tuple[int, in
         most = _int(config, "max_dynamic_patch") if config.get("dynamic_image_size") else 1
         thumbnail = most > 1 and config.get("use_thumbnail") is True
         return int(patches * float(ratio) ** 2), most + thumbnail, 0
+    if pooled := _int(config, "mm_tokens_per_image"):  # Gemma 3
+        return pooled, 1, 0
     if queries := _int(vision, "n_queries"):  # Qwen-VL
         return queries, 1, 0
     if queries := _int(config, "query_num"):  # MiniCPM-V
@@ -183,6 +190,8 @@ def _tokens(facts: Facts, vision: dict[str, Any], patches: int) -> tuple[int, in
 def _int(config: dict[str, Any], *names: str) -> int:
     for name in names:
         value = config.get(name)
+        if isinstance(value, list) and len(set(map(str, value))) == 1:  # Intern-S1: height and width
+            value = value[0]
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return 0

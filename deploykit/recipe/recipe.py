@@ -35,6 +35,7 @@ class LoadedRecipe:
     all_profiles: tuple[str, ...] = ()
     merged: Document = field(default_factory=lambda: Document(Source("")), repr=False, compare=False)
     lock: Lock | None = None  # what its model must be (`lock.with_lock`)
+    sets: tuple[str, ...] = ()  # what was given as `--set`
 
 
 def load_recipe(
@@ -118,4 +119,5 @@ def _load(main: Document, over: Overrides, path: Path | None, name: str) -> Load
         found.profiles,
         tuple(found.layers.profiles),
         found.merged,
+        sets=tuple(over.sets),
     )

@@ -130,7 +130,7 @@ def for_value(path: KeyPath, value: Any, node: Node) -> str | None:
         isinstance(value, int | float)
         and not isinstance(value, bool)
         and _is_share(node)
-        and 1 < value <= 100
+        and 2 <= value <= 100
     ):
         return f"a share, not a percentage: `{value / 100:g}`"
     return None
@@ -164,7 +164,7 @@ def _for_null(path: KeyPath, node: Node) -> str:
     if node.is_section:
         example = node.required[0] if node.required else next(iter(node.keys))
         return f"the section is empty: remove it, or give it a key such as `{example}`"
-    return "nothing stands after the colon: give a value, or remove the key to have the default"
+    return "nothing, or null, stands after the colon: give a value, or remove the key to have the default"
 
 
 def _choice(path: KeyPath, value: Any, choices: list[str]) -> str | None:

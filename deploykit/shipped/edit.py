@@ -15,7 +15,7 @@ from typing import Any
 
 from deploykit.recipe.diagnostics import KeyPath
 from deploykit.recipe.dump import dump_yaml
-from deploykit.recipe.loader import Document, parse
+from deploykit.recipe.loader import APPEND, Document, parse
 
 _NOT_IN_FLOW = re.compile(r"[\n\[\]{},]|^[\s#]|: |:$| #")
 
@@ -41,6 +41,35 @@ def put(text: str, path: KeyPath, value: Any, comment: str = "") -> str:
     if at and document.places[at].value.length and _is_flow(document, at):
         return _into_flow(document, at, str(key), value)
     return _into_block(document, at, str(key), value, comment, len(made))
+
+
+def put_before(text: str, path: KeyPath, items: Sequence[Any]) -> str:
+    """`text` with these items before those of a list that is tagged `!append`, and without the tag.
+
+    Raises ValueError where the list is written in a way that no line can be added to.
+    """
+    place = parse(text, "recipe", overlay=True).places[path].value
+    lines = text.splitlines()
+    at, start = place.line - 1, place.col - 1
+    line = lines[at]
+    if not line.startswith(APPEND, start):
+        raise ValueError(f"the tag of {path} isn't where its value starts")
+    rest = line[start + len(APPEND) :].lstrip()
+    if rest.startswith("["):
+        inner = rest[1:].lstrip()
+        end = "" if inner.startswith("]") else ", "
+        lines[at] = f"{line[:start]}[{', '.join(map(in_a_line, items))}{end}{inner}"
+        return "\n".join(lines)
+    first = next((n for n in range(at + 1, len(lines)) if lines[n].strip()), at)
+    while first < len(lines) - 1 and lines[first].lstrip().startswith("#"):
+        first += 1
+    dash = lines[first].lstrip()
+    if (rest and not rest.startswith("#")) or not dash.startswith("- "):
+        raise ValueError(f"the list at {path} is neither in one line nor an item a line")
+    indent = lines[first][: -len(dash)]
+    lines[at] = f"{line[:start]}{rest}".rstrip()
+    lines[at + 1 : at + 1] = [f"{indent}- {in_a_line(item)}" for item in items]
+    return "\n".join(lines)
 
 
 def drop(text: str, key: str) -> str:

@@ -16,7 +16,7 @@ from deploykit.recipe.files import read_file
 from deploykit.recipe.loader import APPEND, RESET, Document
 from deploykit.recipe.merge import overlay
 from deploykit.recipe.schema import is_python_file, is_template_file
-from deploykit.shipped.edit import drop, put
+from deploykit.shipped.edit import drop, put, put_before
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ def flatten(path: Path) -> Flat:
         text = drop(text, "extends")
         below = _inherited(layers, path)
         for at, value in _missing(own, below.data, ()):
+            if own.tags.get(at) == APPEND:
+                text = _added(text, at, value, own)
+                continue
             text = put(text, at, value, f"from {_names(below, at)}")
     return Flat(
         text if text.endswith("\n") else text + "\n", tuple(dict.fromkeys(extended)), _files(loaded, path)
@@ -63,9 +66,9 @@ def _inherited(layers: Layers, path: Path) -> Document:
     for at, place in below.places.items():
         value, section, key = _at(below.data, at)
         if isinstance(value, str) and _is_path(at, value):
-            folder = Path(place.source.name).parent
-            full = os.path.join(folder, os.path.expanduser(value))  # noqa: PTH111, PTH118 - as the loader does
-            section[key] = os.path.relpath(full, path.parent)
+            if value.startswith("~") or Path(value).is_absolute():
+                continue  # the same from every folder
+            section[key] = os.path.relpath(Path(place.source.name).parent / value, path.parent)
     return below
 
 
@@ -103,17 +106,23 @@ def _missing(own: Document, below: Any, at: KeyPath) -> Iterator[tuple[KeyPath, 
     for key, value in below.items():
         path = (*at, key)
         tag = own.tags.get(path)
-        if tag == APPEND:
-            raise DeploykitError(
-                f"the recipe adds to `{'.'.join(map(str, path))}` of what it extends",
-                where=own.source.name,
-                why=f"a list with {APPEND} can't be written out beside its comments",
-                fix="copy the recipe and what it extends as files",
-            )
-        if key not in section:
+        if key not in section or (tag == APPEND and value):
             yield path, value
         elif isinstance(value, dict) and isinstance(section[key], dict) and tag != RESET:
             yield from _missing(own, value, path)
+
+
+def _added(text: str, at: KeyPath, items: list[Any], own: Document) -> str:
+    """The text with a list that adds to another one written as both together."""
+    try:
+        return put_before(text, at, items)
+    except ValueError:
+        raise DeploykitError(
+            f"the recipe adds to `{'.'.join(map(str, at))}` of what it extends",
+            where=own.source.name,
+            why=f"a list is written out where {APPEND} is followed by `[…]` or by an item a line",
+            fix="write the list in one of these two ways, or copy the recipe and what it extends as files",
+        ) from None
 
 
 def _names(below: Document, at: KeyPath) -> str:

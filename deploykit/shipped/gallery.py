@@ -85,9 +85,9 @@ def _facts(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
         config = data["config"]
-        text: dict[str, Any] = next(
-            (config[k] for k in ("text_config", "llm_config") if isinstance(config.get(k), dict)), {}
-        )
+        whole = config.get("thinker_config") or config  # Qwen-Omni
+        parts = ("text_config", "llm_config", "language_config")
+        text: dict[str, Any] = next((whole[k] for k in parts if isinstance(whole.get(k), dict)), {})
         context = next((c[k] for c in (text, config) for k in _CONTEXT if isinstance(c.get(k), int)), None)
         bits = _PACKED.get(str((config.get("quantization_config") or {}).get("quant_method", "")))
         parameters = sum(_elements(name, *spec, bits=bits) for name, spec in data["tensors"].items())

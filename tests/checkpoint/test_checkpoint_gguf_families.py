@@ -19,6 +19,7 @@ from deploykit.checkpoint import read_facts
 from deploykit.checkpoint.describe import describe
 from deploykit.checkpoint.described import read_described
 from deploykit.checkpoint.errors import CheckpointError
+from deploykit.checkpoint.ggml_types import READABLE
 from deploykit.checkpoint.gguf_families import FAMILIES, REFUSED
 from deploykit.checkpoint.weights import iter_weights
 from deploykit.engine.native.describe import describe as describe_native
@@ -35,6 +36,14 @@ NO_WITNESS = {"mixtral", "gemma", "stablelm-parallel", "gpt-oss", "gpt-oss-mxfp4
 def test_every_family_is_tried() -> None:
     tried = {"llama+experts" if m.model_type == "mixtral" else m.gguf_arch for m in MODELS.values()}
     assert tried == set(FAMILIES)
+
+
+def test_the_page_names_every_architecture() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    for name in (*FAMILIES, *REFUSED):
+        assert f"`{name.partition('+')[0]}`" in page, name
+    for name in READABLE:
+        assert name in page
 
 
 def test_what_transformers_maps_is_read_or_refused_with_a_reason() -> None:
@@ -137,6 +146,15 @@ def test_the_model_comes_back(name: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         same = torch.equal(loaded(ids).logits, model(ids).logits)
     assert same
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-mxfp4", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_moved_is_rounded_as_the_rest(name: str, dtype: str, tmp_path: Path) -> None:
+    model = build(name, tmp_path / "m.gguf")
+    read = dict(iter_weights(read_facts(tmp_path / "m.gguf"), dtype, tmp_path / "cache"))
+    for key, value in saved_state(model).items():
+        assert torch.equal(read[key], value.to(getattr(torch, dtype))), key
 
 
 _MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}

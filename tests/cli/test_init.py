@@ -262,13 +262,20 @@ def test_nothing_is_changed_where_it_fits_or_nothing_helps(smollm2: Path) -> Non
         plan_fitting(inputs_of(smollm2, 0.05), "m")
 
 
+def test_a_recipe_without_an_engine_is_refused_in_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(n for n in shipped.names() if load_recipe(shipped.path(n)).recipe.unsupported)
+    reason = load_recipe(shipped.path(name)).recipe.unsupported
+    assert main(["init", name, "--machine", "h100", "--offline"]) == 3
+    assert f"why:   {reason}" in capsys.readouterr().err
+
+
 def test_a_variant_that_fits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_awq = [
         n for n in shipped.names() if "awq" in load_recipe(shipped.path(n)).all_profiles and "32b" in n
     ]
     assert with_awq
     assert main(["init", with_awq[0], "--machine", "4090", "--offline"]) == 3
-    assert "--profile awq, a variant of the recipe that fits" in capsys.readouterr().err
+    assert "fix:   --profile awq; or " in capsys.readouterr().err
     made(capsys, with_awq[0], "--machine", "4090", "--offline", "--profile", "awq")
     assert main(["plan", f"{with_awq[0]}.yaml", "--machine", "4090", "--offline"]) == 0
     assert len(list(Path("facts").iterdir())) == 1  # what it names, and not what the other variants do

@@ -14,6 +14,7 @@ import pytest
 from hub_fakes import COMMIT, NEWER, FakeHub, serve
 from modelscope_asked import asked_in_a_fork
 
+from deploykit import shipped
 from deploykit.cli.app import main
 from deploykit.hub import modelscope
 from deploykit.hub.modelscope_sdk import Told
@@ -198,6 +199,15 @@ def test_only_a_recipe_file_can_be_locked(hub: FakeHub, capsys: pytest.CaptureFi
     assert main(["lock", "owner/name"]) == 2
     assert "only a recipe file can be locked" in capsys.readouterr().err
     assert main(["up", "owner/name", "--locked"]) == 2
+    assert hub.seen == []
+
+
+def test_a_shipped_recipe_is_copied_to_be_locked(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "qwen2.5-0.5b"
+    for command in (["lock"], ["lock", "--check"], *([verb, "--locked"] for verb in ("up", "plan", "pull"))):
+        assert main([*command, name]) == 2
+        assert f"deploykit cp {name}" in capsys.readouterr().err
+    assert not shipped.path(name).with_suffix(".lock").exists()
     assert hub.seen == []
 
 

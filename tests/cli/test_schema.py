@@ -72,6 +72,13 @@ def test_a_name_that_stands_in_one_place_needs_no_path(capsys: pytest.CaptureFix
     assert explained(capsys, "quant_policy").startswith("engine.cache.quant_policy\n")
 
 
+def test_a_path_may_start_at_such_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "cache.block_len"]) == 0
+    assert capsys.readouterr().out.startswith("engine.cache.block_len\n")
+    assert main(["schema", "cache.blok_len"]) == 2
+    assert "did you mean `block_len`?" in capsys.readouterr().err
+
+
 def test_keys_of_a_file_that_are_gone_once_it_is_merged(capsys: pytest.CaptureFixture[str]) -> None:
     assert "laid over" in explained(capsys, "extends")
     assert "--profile NAME" in explained(capsys, "profiles")

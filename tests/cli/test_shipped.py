@@ -13,7 +13,7 @@ from deploykit.cli.app import main
 from deploykit.deployment.target import located, open_target
 from deploykit.errors import ConfigError
 from deploykit.recipe import RecipeError, check_recipe, load_recipe
-from deploykit.shipped.edit import drop, put, with_modeline
+from deploykit.shipped.edit import drop, put, put_before, with_modeline
 from deploykit.shipped.flatten import flatten
 from deploykit.shipped.gallery import entries
 
@@ -137,6 +137,20 @@ def test_a_wrong_name_is_told_with_the_right_one(gallery: Path, target: str, fix
     with pytest.raises(ConfigError) as caught:
         open_target(target)
     assert fix in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://huggingface.co/owner/name",
+        "hf.co/owner/name/tree/main",
+        "https://modelscope.cn/models/owner/name",
+    ],
+)
+def test_an_address_of_a_hub_is_told_with_the_id(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_target(url)
+    assert caught.value.fix == "the hub's id alone: owner/name"
 
 
 def test_a_missing_file_elsewhere_is_told_as_ever(gallery: Path) -> None:
@@ -294,15 +308,25 @@ def test_where_a_copy_goes(gallery: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "x.txt.yaml" in capsys.readouterr().err
 
 
-def test_a_list_that_is_added_to_is_told_and_not_copied_wrong(
+def test_a_list_that_adds_to_another_is_written_as_both(gallery: Path) -> None:
+    (gallery / "_base" / "all.yaml").write_text(BASE + "server: {model_names: [one]}\n")
+    (gallery / "adds.yaml").write_text(
+        "extends: _base/all.yaml\nmodel: {id: a/b}\nserver: {model_names: !append [two]} # mine\n"
+    )
+    assert main(["cp", "adds"]) == 0
+    assert "server: {model_names: [one, two]} # mine\n" in Path("adds.yaml").read_text()
+    assert load_recipe("adds.yaml").recipe.server == load_recipe(gallery / "adds.yaml").recipe.server
+
+
+def test_a_list_that_can_not_be_added_to_in_place_is_refused(
     gallery: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (gallery / "_base" / "all.yaml").write_text(BASE + "server: {model_names: [one]}\n")
     (gallery / "adds.yaml").write_text(
-        "extends: _base/all.yaml\nmodel: {id: a/b}\nserver: {model_names: !append [two]}\n"
+        "extends: _base/all.yaml\nmodel: {id: a/b}\nserver: {model_names: !append &names [two]}\n"
     )
-    assert load_recipe(gallery / "adds.yaml").recipe.server.model_names == ["one", "two"]
     assert main(["cp", "adds"]) == 1
+    assert "the recipe adds to `server.model_names`" in capsys.readouterr().err
     assert not Path("adds.yaml").exists()
 
 
@@ -335,6 +359,25 @@ def test_a_recipe_with_mistakes_is_not_copied(gallery: Path, capsys: pytest.Capt
 )  # fmt: skip
 def test_put(before: str, path: tuple[str, ...], value: object, after: str) -> None:
     assert put(before, path, value) == after
+
+
+def test_a_path_that_is_absolute_stays_so(gallery: Path) -> None:
+    (gallery / "_base" / "all.yaml").write_text(BASE + "model: {path: /models/x.gguf}\n")
+    (gallery / "mine.yaml").write_text("extends: _base/all.yaml\nengine: {threads: 1}\n")
+    assert "path: /models/x.gguf" in flatten(gallery / "mine.yaml").text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a: !append [c, d] # x\n", "a: [1, b, c, d] # x"),
+        ("a: !append []\n", "a: [1, b]"),
+        ("a: !append  # x\n  # y\n  - c: 2\n", "a: # x\n  - 1\n  - b\n  # y\n  - c: 2"),
+        ("a: !append\n- c\nd: 1\n", "a:\n- 1\n- b\n- c\nd: 1"),
+    ],
+)
+def test_put_before(before: str, after: str) -> None:
+    assert put_before(before, ("a",), [1, "b"]) == after
 
 
 def test_a_comment_stands_above_the_key_that_it_is_about() -> None:

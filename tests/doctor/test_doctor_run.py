@@ -20,7 +20,8 @@ from deploykit.cli.app import main
 from deploykit.doctor import CATEGORIES, CHECKS, CheckSpec, Context, Finding, child, examine
 from deploykit.doctor.bundle import render
 from deploykit.doctor.check import Once, run_check, run_checks
-from deploykit.doctor.run import RECIPE_LIMIT_S
+from deploykit.doctor.recipes import RecipeRow
+from deploykit.doctor.run import RECIPE_LIMIT_S, _verdict
 from deploykit.hardware.nvml import GpuStates
 
 Make = Callable[..., Any]
@@ -280,6 +281,14 @@ def test_doctor_json_on_the_real_machine(
     assert checks["transformers"]["status"] == "ok"
     assert all(check["fix"] for check in report["checks"] if check["status"] == "fail")
     assert report["recipes"][0]["recipe"] == "mine"
+
+
+def test_a_path_where_no_model_is_sends_nobody_to_a_hub() -> None:
+    row = RecipeRow(recipe="r", path="r.yaml", fits="unknown", why="nothing describes it")
+    assert "its hub" in _verdict(row, "r.yaml").fix
+    found = _verdict(row, "r.yaml", "/home/bob/model")
+    assert (found.status, found.fix) == ("fail", "correct model.path")
+    assert "/home/bob/model" in found.why
 
 
 def test_doctor_of_a_broken_recipe_is_a_usage_error(

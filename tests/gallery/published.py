@@ -98,6 +98,11 @@ PARAMETERS: dict[str, float] = {
     "llama-4-scout": 107.8e9,
     "sdar-8b": 8_190_735_360,
     "glm-5": 744e9,
+    "glm-5.2": 744e9,
+    "hy3": 295e9,
+    "deepseek-v4-flash": 284.44e9,
+    "intern-s1-pro": 916.56e9,
+    "intern-s2-preview": 34.67e9,  # 35.52e9 with the layer that predicts further tokens
 }
 
 # recipe and profile -> bytes of the checkpoint's weight files

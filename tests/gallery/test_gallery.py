@@ -170,7 +170,8 @@ def test_every_text_model_has_a_published_count() -> None:
 
 def _sees(config: dict[str, Any]) -> bool:
     """Whether config.json has a part for images."""
-    return any(re.search(r"vision|visual|img|image|^mm_|^vit", key) for key in config)
+    thinker = config.get("thinker_config") or {}  # Qwen-Omni
+    return any(re.search(r"vision|visual|img|image|^mm_|^vit", key) for key in (*config, *thinker))
 
 
 @pytest.mark.parametrize("case", sorted(FILES))

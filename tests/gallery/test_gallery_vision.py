@@ -59,6 +59,26 @@ MODELS: dict[str, tuple[float, float, int | None]] = {
     "mini-gemini-7b": (6.77, 512, None),  # without its towers
     "internlm-xcomposer2-7b": (8.67, 128, None),
     "internlm-xcomposer2.5-7b": (8.68, 128, None),
+    "internvl2.5-8b": (8.08, 128, 3328),
+    "internvl3-8b": (7.94, 56, 3328),
+    "internvl3.5-8b": (8.53, 144, 3328),
+    "chemvlm-26b": (25.5, 192, 3328),
+    "intern-s1": (241, 188, 3328),
+    "intern-s1-mini": (8.54, 144, 3328),
+    # any size: a megapixel is 32 x 32 tokens
+    "qwen3-vl-8b": (8.77, 144, 1024),
+    "qwen3-vl-30b-a3b": (31.1, 96, 1024),
+    "qwen3-omni-30b-a3b": (35.3, 96, 1024),
+    "glm-4.1v-9b": (10.3, 40, 1369),
+    # one layer of six sees all of the context: 5, 8 and 10 of them
+    "gemma-3-4b": (4.30, 2 * 5 * 4 * 256 * 2 / 1024, 256),
+    "gemma-3-12b": (12.2, 2 * 8 * 8 * 256 * 2 / 1024, 256),
+    "gemma-3-27b": (27.4, 2 * 10 * 16 * 128 * 2 / 1024, 256),
+    "phi-3.5-vision": (4.15, 384, None),
+    "minicpm-v-2.6": (8.10, 56, 640),
+    "deepseek-vl2-tiny": (3.37, 60, None),
+    "deepseek-vl2-small": (16.1, 27 * (512 + 64) * 2 / 1024, None),  # latent vectors
+    "molmo-7b-d": (8.02, 56, None),
 }
 # a repository without the image tower
 NO_TOWER = ("mini-gemini-7b",)

@@ -110,6 +110,8 @@ def test_a_window_is_planned_for_whole_sessions_and_says_so() -> None:
         ({"linear_attn_config": {"kda_layers": [1]}}, "linear attention"),
         ({"hybrid_override_pattern": "M-M*"}, "state-space layers"),
         ({"attention_chunk_size": 8192}, "chunked-local attention"),
+        ({"compress_ratios": [0, 4, 128]}, "compressed attention"),
+        ({"layer_types": ["sliding_attention", "compressed_sparse_attention"]}, "compressed attention"),
         ({"cross_attention_layers": [3, 8]}, "cross-attention"),
         ({"is_encoder_decoder": True}, "cross-attention"),
     ],

@@ -48,6 +48,38 @@ def test_what_does_not_fit_is_exit_3(model: Path, capsys: pytest.CaptureFixture[
     assert data["error"]["memory"]
 
 
+def test_a_profile_that_would_fit_is_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"version: 1\nmodel: {{path: {model}}}\nengine: {{device: cpu, cache: {{blocks: 1000000000}}}}\n"
+        "profiles:\n  more: {engine: {cache: {blocks: 2000000000}}}\n  less: {engine: {cache: {blocks: 64}}}\n"
+    )
+    assert main(["plan", str(path)]) == 3
+    captured = capsys.readouterr()
+    assert "--profile less" in captured.out
+    assert "--profile less" in captured.err
+    assert "--profile more" not in captured.err
+    assert main(["plan", str(path), "--json"]) == 3
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "--profile less" in [change["flags"] for change in error["changes"]]
+    assert main(["plan", str(path), "--set", "engine.cache.blocks=1000000000"]) == 3  # a profile is below it
+    assert "--profile" not in capsys.readouterr().err
+
+
+def test_up_names_a_profile_that_asks_for_less(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"version: 1\nmodel: {{path: {model}}}\nengine: {{device: cpu}}\nrequires: {{memory: 1024GiB}}\n"
+        "profiles:\n  small: {requires: {memory: 1KiB}}\n"
+    )
+    assert main(["up", str(path)]) == 3
+    assert "fix:   --profile small; or " in capsys.readouterr().err
+
+
 def test_what_can_not_be_honoured_is_exit_3(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(model), "--set", "engine.backend=native"]) == 3
     assert "heads of 8 dimensions" in capsys.readouterr().err

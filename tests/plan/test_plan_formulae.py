@@ -351,8 +351,17 @@ def test_deepseek_sparse_attention_keeps_keys_to_choose_by() -> None:
     assert table(facts).token_bytes == 61 * (576 * 2 + 132)
 
 
+def test_layers_that_use_an_earlier_choice_keep_no_keys_to_choose_by() -> None:
+    """GLM-5.2: one layer in four chooses, from the third on."""
+    types = ["full" if i < 3 or i % 4 == 2 else "shared" for i in range(61)]
+    config = {**DEEPSEEK_V3.config, "index_topk": 2048, "index_head_dim": 128, "indexer_types": types}
+    facts = msgspec.structs.replace(DEEPSEEK_V3, config=config)
+    assert table(facts).token_bytes == 61 * 576 * 2 + types.count("full") * 132
+
+
 def test_layers_that_no_formula_covers_are_named() -> None:
     for config, words in (
+        ({"compress_ratios": [0, 4, 128]}, "compress_ratios"),
         ({"layer_types": ["full_attention", "heavily_compressed_attention"]}, "heavily_compressed_attention"),
         ({"layer_types": ["linear_attention"], "linear_num_value_heads": 4}, "linear_key_head_dim"),
         ({"kv_lora_rank": 512}, "qk_rope_head_dim"),

@@ -120,6 +120,16 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
+    "hy3": (
+        "HYV3ForCausalLM",
+        "hy_v3",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 11158840.0},
+        },
+    ),
     "gpt-oss": (
         "GptOssForCausalLM",
         "gpt_oss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import AutoConfig
 
 from deploykit.checkpoint import read_facts
 from deploykit.engine.pytorch import PytorchRunner
-from deploykit.engine.pytorch.architectures import ARCHITECTURES
+from deploykit.engine.pytorch.architectures import ARCHITECTURES, OWN_ATTENTION
 from deploykit.engine.pytorch.memory import estimate_memory, supported
 from deploykit.errors import DeploykitError
 
@@ -34,6 +35,21 @@ def test_the_plan_knows_the_classes_that_transformers_has() -> None:
     entries = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     names = {name for entry in entries for name in ((entry,) if isinstance(entry, str) else entry)}
     assert names == ARCHITECTURES
+
+
+def test_the_plan_knows_the_classes_that_paged_attention_cannot_serve() -> None:
+    classes = {name: getattr(transformers, name) for name in ARCHITECTURES}
+    modules = {name: sys.modules[c.__module__] for name, c in classes.items()}
+    assert {name for name, m in modules.items() if not hasattr(m, "ALL_ATTENTION_FUNCTIONS")} == OWN_ATTENTION
+
+
+def test_a_class_with_attention_of_its_own_is_refused(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 160, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = transformers.FalconForCausalLM(AutoConfig.for_model("falcon", **sizes))
+    model.save_pretrained(tmp_path)
+    assert "attention code of its own" in str(supported(read_facts(tmp_path)))
+    with pytest.raises(DeploykitError, match="attention code of its own"):
+        load(tmp_path)
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The architectures that transformers has a class for, so that a plan knows them without importing it.
 
-The list is transformers 5.17's; a test holds it against the one that is installed.
+The lists are transformers 5.17's; a test holds them against the one that is installed.
 """
 
 from __future__ import annotations
@@ -45,3 +45,14 @@ XLNetLMHeadModel XmodForCausalLM YoutuForCausalLM Zamba2ForCausalLM ZambaForCaus
 xLSTMForCausalLM
 """
 ARCHITECTURES = frozenset(_NAMES.split())
+
+# Classes with attention code of their own, not the interface that the engine's paged attention takes the place of.
+_OWN_NAMES = """
+BigBirdForCausalLM BloomForCausalLM CodeGenForCausalLM CpmAntForCausalLM FalconForCausalLM
+FalconMambaForCausalLM FuyuForCausalLM GPTJForCausalLM GPTNeoForCausalLM GPTNeoXJapaneseForCausalLM
+Gemma4AssistantForCausalLM Gemma4UnifiedAssistantForCausalLM GotOcr2ForConditionalGeneration
+Mamba2ForCausalLM MambaForCausalLM MegatronBertForCausalLM MptForCausalLM MvpForCausalLM
+OpenAIGPTLMHeadModel ProphetNetForCausalLM ReformerModelWithLMHead RemBertForCausalLM RoFormerForCausalLM
+RwkvForCausalLM TrOCRForCausalLM XGLMForCausalLM XLMWithLMHeadModel XLNetLMHeadModel xLSTMForCausalLM
+"""
+OWN_ATTENTION = frozenset(_OWN_NAMES.split())

@@ -6,7 +6,7 @@ The planner calls this before anything is loaded; `docs/engines.md` says how the
 from __future__ import annotations
 
 from deploykit.checkpoint.facts import Facts
-from deploykit.engine.pytorch.architectures import ARCHITECTURES
+from deploykit.engine.pytorch.architectures import ARCHITECTURES, OWN_ATTENTION
 from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
@@ -30,6 +30,8 @@ def supported(facts: Facts) -> str | None:
         return f"{facts.architecture} is no text generation model"
     if facts.architecture not in ARCHITECTURES:
         return f"transformers has no class {facts.architecture}, and a checkpoint's own code is never run"
+    if facts.architecture in OWN_ATTENTION:
+        return f"transformers' {facts.architecture} has attention code of its own, which paged attention can't replace"
     config = facts.config
     for kind in config.get("layer_types") or ():
         if kind not in _FULL_KINDS:

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from deploykit.checkpoint.facts import Facts
 from deploykit.engine.pytorch import attention
+from deploykit.engine.pytorch.architectures import OWN_ATTENTION
 from deploykit.engine.pytorch.errors import bad_checkpoint, unsupported
 
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -40,6 +41,10 @@ def model_class(facts: Facts) -> type[PreTrainedModel]:
     if found is None:
         raise unsupported(
             facts.architecture, f"is no text generation class of transformers {transformers.__version__}"
+        )
+    if facts.architecture in OWN_ATTENTION:
+        raise unsupported(
+            facts.architecture, "has attention code of its own, which paged attention can't replace"
         )
     return cast(type[PreTrainedModel], found)
 
