@@ -52,7 +52,7 @@ def choose(target: str | None) -> Attach | Start:
     if _HUB_ID.fullmatch(target) and path.suffix not in (".yaml", ".yml", ".gguf"):
         same = [s for s in shared if s.target == target]
         return _attach(same[-1]) if same else Start(target, f"a private deployment of {target}")
-    if recipe := shipped.find(target):
+    if recipe := shipped.meant(target):
         return choose(str(recipe))
     raise _nowhere(target, [s.name for s in running])
 

@@ -46,7 +46,7 @@ def _on_disk(refs: list[Ref], cache: Path) -> tuple[Ref, str | None, tuple[Pinne
         if (found := locate([ref], cache=cache)) is not None:
             return ref, found.revision, of_disk(found, cache)
     raise DeploykitError(
-        "the model isn't on this machine, and offline was asked for",
+        "the model isn't on this machine",
         why="none of these is there: " + "; ".join(map(str, refs)),
         fix="lock it without --offline",
     )

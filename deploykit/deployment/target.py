@@ -17,7 +17,7 @@ from deploykit.hub.switches import use_modelscope
 from deploykit.recipe import LoadedRecipe, load_recipe, recipe_from_data
 from deploykit.recipe.lock import with_lock
 from deploykit.shipped import find as find_shipped
-from deploykit.shipped import similar
+from deploykit.shipped import meant, similar
 
 _RECIPE_SUFFIXES = (".yaml", ".yml")
 _MODEL_SUFFIXES = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
@@ -86,7 +86,7 @@ def recipe_file(target: str) -> Path | None:
                 fix=f"the shipped recipe of that name needs no path: {path.stem}; `deploykit cp {path.stem}` copies it",
             )
         return path  # whoever reads it says that it is missing, and what is like it
-    return find_shipped(target)
+    return meant(target)
 
 
 class Implied(NamedTuple):
@@ -135,7 +135,8 @@ def recipe_from_target(target: str) -> Implied:
 
 def refuse_shipped(target: str) -> None:
     """Raises ConfigError for the name of a shipped recipe, where a lock beside the recipe is written or asked for."""
-    if not os.path.lexists(os.path.expanduser(target)) and find_shipped(target):  # noqa: PTH111
+    file = None if os.path.lexists(os.path.expanduser(target)) else meant(target)  # noqa: PTH111
+    if file is not None and file == find_shipped(target):
         raise ConfigError(
             "a lock lies beside its recipe, and a shipped recipe lies with the program",
             where=target,
@@ -148,7 +149,8 @@ def located(target: str) -> str:
     path = Path(os.path.expanduser(target))  # noqa: PTH111
     if os.path.exists(path):  # noqa: PTH110
         return str(path.resolve())
-    return str(find_shipped(target) or target)
+    file = meant(target)
+    return target if file is None else str(file.resolve())
 
 
 def _may_be_a_path(target: str) -> bool:

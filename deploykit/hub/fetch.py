@@ -129,7 +129,7 @@ def check_online(refs: Sequence[Ref], offline: bool) -> None:
         return
     asked = "--offline was given" if offline else f"{switch} is set"
     raise DeploykitError(
-        "the model isn't on this machine, and offline was asked for",
+        "the model isn't on this machine",
         why=f"{asked}, and none of these is there: " + "; ".join(str(ref) for ref in refs),
         fix="run once without offline" if offline else f"unset {switch} and run it once",
     )

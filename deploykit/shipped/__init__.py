@@ -51,8 +51,14 @@ def find(name: str) -> Path | None:
 
 
 def meant(target: str) -> Path | None:
-    """The file of a shipped recipe where `target` is its name and nothing in the working folder is called so."""
-    return None if os.path.exists(target) else find(target)  # noqa: PTH110 - unlike pathlib's, never raises
+    """What the name of a shipped recipe stands for: a copy in the working folder (NAME.yaml), else the shipped file.
+
+    None where `target` is no such name, or something in the working folder is called so.
+    """
+    if os.path.exists(target) or (file := find(target)) is None:  # noqa: PTH110 - unlike pathlib's, never raises
+        return None
+    copy = Path(f"{target}{SUFFIX}")
+    return copy if copy.is_file() else file
 
 
 def path(name: str) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from deploykit import shipped
 from deploykit.cli.app import main
-from deploykit.deployment.target import located, open_target
+from deploykit.deployment.target import located, open_target, refuse_shipped
 from deploykit.errors import ConfigError
 from deploykit.recipe import RecipeError, check_recipe, load_recipe
 from deploykit.shipped.edit import drop, put, put_before, with_modeline
@@ -122,6 +122,17 @@ def test_a_file_or_a_folder_of_that_name_comes_first(gallery: Path, tmp_path: Pa
     Path("tiny-7b").mkdir()
     with pytest.raises(ConfigError, match="isn't a model"):
         open_target("tiny-7b")
+
+
+def test_a_copy_in_the_working_folder_comes_before_the_shipped_one(gallery: Path, tmp_path: Path) -> None:
+    assert main(["cp", "tiny-7b"]) == 0
+    Path("tiny-7b.yaml").write_text("version: 1\nmodel: {id: mine/changed}\n")
+    assert open_target("tiny-7b").recipe.model.id == "mine/changed"
+    assert located("tiny-7b") == str(tmp_path / "work" / "tiny-7b.yaml")
+    assert main(["validate", "tiny-7b"]) == 0
+    refuse_shipped("tiny-7b")  # a lock lies beside the copy
+    with pytest.raises(ConfigError, match="lies with the program"):
+        refuse_shipped("tiny-14b")
 
 
 @pytest.mark.parametrize(
