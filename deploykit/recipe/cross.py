@@ -9,6 +9,8 @@ from .diagnostics import KeyPath
 from .plain import origin_conflict
 from .tree import lookup
 
+MIN_MEMORY = 1 << 20  # bytes; fewer are a size whose unit was forgotten
+
 
 class Conflict(NamedTuple):
     """`path` is the key to point at, `others` the keys that it contradicts, as far as they are written."""
@@ -22,7 +24,18 @@ class Conflict(NamedTuple):
 
 def conflicts(data: Any) -> Iterator[Conflict]:
     """Every contradiction between keys of a recipe. Values that aren't of the right type are left to the schema."""
-    for rule in (_origin, _download, _step, _rows, _chunks, _pool, _blocks, _block_len, _exposure):
+    for rule in (
+        _origin,
+        _download,
+        _step,
+        _rows,
+        _chunks,
+        _pool,
+        _few_bytes,
+        _blocks,
+        _block_len,
+        _exposure,
+    ):
         if found := rule(data):
             yield found
 
@@ -135,6 +148,17 @@ def _block_len(data: Any) -> Conflict | None:
         f"blocks of {length} tokens are not possible on this device: {rule}",
         "write `block_len: 64`, which every device takes",
     )
+
+
+def _few_bytes(data: Any) -> Conflict | None:
+    """A size without its unit: `memory: 16` is 16 bytes, which every machine has."""
+    for path in (("requires", "memory"), ("engine", "cache", "bytes")):
+        size = _number(data, *path)
+        if size is not None and size < MIN_MEMORY:
+            name, key = ".".join(path), path[-1]
+            what = f"`{name}` is {size} bytes, which is no memory to speak of"
+            return Conflict(path, (), what, f"write the unit: `{key}: {size}GiB`", "out-of-range")
+    return None
 
 
 def _blocks(data: Any) -> Conflict | None:

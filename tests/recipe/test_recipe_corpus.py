@@ -322,6 +322,15 @@ CASES = [
     Case(
         "bytes-and-blocks", HEAD + "engine: {cache: {blocks: 9, bytes: 1GiB}}\n", "conflict", 3, 29, "to null"
     ),
+    Case("kv-bytes-of-no-unit", cache("bytes: 20"), "out-of-range", 5, 12, "write the unit: `bytes: 20GiB`"),
+    Case(
+        "memory-of-no-unit",
+        "version: 1\nmodel: {id: a/b}\nrequires:\n  memory: 16\n",
+        "out-of-range",
+        4,
+        11,
+        "write the unit: `memory: 16GiB`",
+    ),
     Case("bytes-without-unit", cache("bytes: 20G"), "invalid-value", 5, 12, "write `20GiB`"),
     Case(
         "block-of-a-cpu",
