@@ -127,7 +127,7 @@ def check_online(refs: Sequence[Ref], offline: bool) -> None:
     switch = offline_switch()
     if (not offline and switch is None) or all(isinstance(ref, PathRef) for ref in refs):
         return
-    asked = "--offline was given" if offline else f"{switch} is set"
+    asked = "--offline was given" if offline else f"{switch} is set, which means offline"
     raise DeploykitError(
         "the model isn't on this machine",
         why=f"{asked}, and none of these is there: " + "; ".join(str(ref) for ref in refs),
