@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -83,6 +84,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         if on is None:
             return self
         return msgspec.structs.replace(self, config={**self.config, "use_logn_attn": on})
+
+    def path_of(self, file: str) -> Path:
+        """Where one of its files lies (TensorInfo.file)."""
+        path = Path(self.path)
+        return path.with_name(file) if self.format == "gguf" else path / file
 
     def stored_as(self, layout: str) -> bool:
         """Whether tensors lie in the files in this layout (TensorInfo.layout)."""

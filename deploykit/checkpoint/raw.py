@@ -87,8 +87,7 @@ class RawReader:
         for name, (fd, before) in self._files.items():
             now = os.fstat(fd)
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                path = Path(self._facts.path)
-                file = path.with_name(name) if self._facts.format == "gguf" else path / name
+                file = self._facts.path_of(name)
                 raise CheckpointError("the file has changed while it was read", file=file, fix=_FIX)
 
     def _open(self, tensor: TensorInfo) -> int:

@@ -12,7 +12,7 @@ from deploykit.engine.native.description import ModelDescription
 from deploykit.engine.native.errors import UnsupportedError
 from deploykit.engine.native.memory import Estimate
 from deploykit.engine.native.names import Weight, WeightFormat, manifest
-from deploykit.engine.native.sizes import is_vector
+from deploykit.engine.native.sizes import KV_TYPES, is_vector
 from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
@@ -23,14 +23,7 @@ _BFLOAT16 = (8, 0)  # the first one that multiplies it
 _FP8 = (8, 9)  # the first one that converts it
 DTYPES = ("bfloat16", "float16")
 # Plan.kv_dtype -> the library's KV type, on a GPU
-CUDA_KV_TYPES = {
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "int8": "int8",
-    "k8v4": "k8v4",
-    "int4": "int4",
-    "fp8": "fp8",
-}
+CUDA_KV_TYPES = {name: kind for name, kind in KV_TYPES.items() if name != "float32"} | {"fp8": "fp8"}
 _HEAD_DIMS = (64, 80, 96, 128, 256)
 _FOUR_BIT = (WeightFormat.AWQ, WeightFormat.GPTQ)
 _RUNTIME = 700 * MIB  # the CUDA context, the library's modules, graphs

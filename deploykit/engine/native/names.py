@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -193,9 +192,7 @@ class _Resolver:
         return CheckpointError(what, file=self.file_of(tensor), tensor=tensor.name, why=why)
 
     def file_of(self, tensor: TensorInfo) -> str:
-        if self.facts.format == "gguf":
-            return str(Path(self.facts.path).with_name(tensor.file))
-        return f"{self.facts.path}/{tensor.file}"
+        return str(self.facts.path_of(tensor.file))
 
     # ---- one weight
 
