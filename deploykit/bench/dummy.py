@@ -52,6 +52,73 @@ SHAPES["tiny"] = SHAPES["llama-3-8b"] | {
     "bos_token_id": 48000,
     "eos_token_id": 48001,
 }
+# Mixtures of experts: Qwen3-30B-A3B and Mixtral-8x7B in every width, and the first six of Qwen3's 48 layers for a disk
+# and a card that don't hold 61 GB of it in 16 bits.
+SHAPES["qwen3-30b-a3b"] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "initializer_range": 0.02,
+    "use_cache": True,
+}
+SHAPES["qwen3-30b-a3b-6-layers"] = SHAPES["qwen3-30b-a3b"] | {"num_hidden_layers": 6}
+SHAPES["mixtral-8x7b"] = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 48128,  # Mixtral's 32,000 don't hold the workloads' token ids
+    "max_position_embeddings": 32768,
+    "sliding_window": None,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.02,
+    "use_cache": True,
+}
+SHAPES["tiny-moe"] = SHAPES["qwen3-30b-a3b"] | {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "vocab_size": 48128,
+    "bos_token_id": 48000,
+    "eos_token_id": 48001,
+}
 WEIGHTS = ("bf16", "awq")
 
 GROUP = 128  # of AWQ
@@ -67,45 +134,27 @@ class Tensor:
     name: str
     dtype: str  # as safetensors spells it
     shape: tuple[int, ...]
-    kind: str  # which buffer: normal | bits | scale | one
+    kind: str  # which buffer: normal | bits | scale | one; or order: the group of each input, in order
+    group: int = 1  # inputs, of kind order
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * (4 if self.dtype == "I32" else 2)
+        return math.prod(self.shape) * (4 if self.dtype in ("I32", "F32") else 2)
 
 
 def write_dummy_checkpoint(folder: Path, shape: Mapping[str, Any], weights: str) -> Path:
-    """Write a Llama of `shape` (a config.json) into `folder` and return it: shards, index, config, tokenizer.
+    """Write a Llama, Mixtral or Qwen3-MoE of `shape` (a config.json) into `folder` and return it.
 
-    `weights`: "bf16" (normal, of `initializer_range`), or "awq": 4 bits, groups of 128, zero points, in AutoAWQ's
-    gemm layout, with tables and norms in float16. Norms are ones. All of it is repeatable; the bytes of one tensor
-    come back in others. Raises ConfigError where the disk is too small or the shape can't be quantized.
+    Shards, index, config, tokenizer. `weights`: "bf16" (normal, of `initializer_range`), or "awq": 4 bits, groups of
+    128, zero points, in AutoAWQ's gemm layout, with tables and norms in float16. Norms are ones. All of it is
+    repeatable; the bytes of one tensor come back in others.
+    Raises ConfigError where the disk is too small or the shape can't be quantized.
     """
     if weights not in WEIGHTS:
         raise ConfigError(
             f"there are no random weights of kind {weights!r}", fix=f"one of {', '.join(WEIGHTS)}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = list(_tensors(shape, weights))
-    total = sum(t.nbytes for t in tensors)
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        raise ConfigError(
-            f"the random weights take {total / 1e9:.1f} GB",
-            where=str(folder),
-            why=f"{free / 1e9:.1f} GB are free there",
-            fix="name a folder with room in TMPDIR (/dev/shm where memory allows)",
-        )
-    source = _Source(tensors, float(shape.get("initializer_range", 0.02)))
-    shards = _shards(tensors)
-    weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards, start=1):
-        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        with (folder / name).open("wb") as f:
-            _write_shard(f, shard, source)
-        weight_map |= {t.name: name for t in shard}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _json(folder / "model.safetensors.index.json", index)
+    write_tensors(folder, list(_tensors(shape, weights)), float(shape.get("initializer_range", 0.02)))
     config = {**shape, "torch_dtype": "bfloat16" if weights == "bf16" else "float16"}
     if weights == "awq":
         config["quantization_config"] = {
@@ -116,12 +165,36 @@ def write_dummy_checkpoint(folder: Path, shape: Mapping[str, Any], weights: str)
             "zero_point": True,
         }
     _json(folder / "config.json", config)
-    _write_tokenizer(folder, int(shape["vocab_size"]))
+    write_tokenizer(folder, int(shape["vocab_size"]))
     return folder
 
 
+def write_tensors(folder: Path, tensors: list[Tensor], deviation: float) -> None:
+    """Shards of random values and their index, into `folder`. Raises ConfigError where the disk is too small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(t.nbytes for t in tensors)
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise ConfigError(
+            f"the random weights take {total / 1e9:.1f} GB",
+            where=str(folder),
+            why=f"{free / 1e9:.1f} GB are free there",
+            fix="name a folder with room in TMPDIR (/dev/shm where memory allows)",
+        )
+    source = _Source(tensors, deviation)
+    shards = _shards(tensors)
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards, start=1):
+        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        with (folder / name).open("wb") as f:
+            _write_shard(f, shard, source)
+        weight_map |= {t.name: name for t in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _json(folder / "model.safetensors.index.json", index)
+
+
 def _tensors(shape: Mapping[str, Any], weights: str) -> Iterator[Tensor]:
-    hidden, inter, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
+    hidden, vocab = shape["hidden_size"], shape["vocab_size"]
     q = shape["num_attention_heads"] * shape["head_dim"]
     kv = shape["num_key_value_heads"] * shape["head_dim"]
     plain = "BF16" if weights == "bf16" else "F16"
@@ -130,15 +203,18 @@ def _tensors(shape: Mapping[str, Any], weights: str) -> Iterator[Tensor]:
         "self_attn.k_proj": (kv, hidden),
         "self_attn.v_proj": (kv, hidden),
         "self_attn.o_proj": (hidden, q),
-        "mlp.gate_proj": (inter, hidden),
-        "mlp.up_proj": (inter, hidden),
-        "mlp.down_proj": (hidden, inter),
-    }
+    } | _mlp_linears(shape)
+    vectors = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if shape["model_type"] == "qwen3_moe":
+        vectors |= {"self_attn.q_norm": shape["head_dim"], "self_attn.k_norm": shape["head_dim"]}
+    router = {"qwen3_moe": "mlp.gate", "mixtral": "block_sparse_moe.gate"}.get(shape["model_type"])
     yield Tensor("model.embed_tokens.weight", plain, (vocab, hidden), "normal")
     for i in range(shape["num_hidden_layers"]):
         layer = f"model.layers.{i}."
-        yield Tensor(f"{layer}input_layernorm.weight", plain, (hidden,), "one")
-        yield Tensor(f"{layer}post_attention_layernorm.weight", plain, (hidden,), "one")
+        for name, size in vectors.items():
+            yield Tensor(f"{layer}{name}.weight", plain, (size,), "one")
+        if router is not None:  # never quantized
+            yield Tensor(f"{layer}{router}.weight", plain, (_experts(shape), hidden), "normal")
         for name, (rows, cols) in linears.items():
             if weights == "bf16":
                 yield Tensor(f"{layer}{name}.weight", plain, (rows, cols), "normal")
@@ -152,6 +228,21 @@ def _tensors(shape: Mapping[str, Any], weights: str) -> Iterator[Tensor]:
     yield Tensor("model.norm.weight", plain, (hidden,), "one")
     if not shape.get("tie_word_embeddings"):
         yield Tensor("lm_head.weight", plain, (vocab, hidden), "normal")
+
+
+def _experts(shape: Mapping[str, Any]) -> int:
+    return int(shape.get("num_experts") or shape.get("num_local_experts") or 0)
+
+
+def _mlp_linears(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """A layer's gate, up and down matrices, of each expert where there are experts: name -> (out, in)."""
+    hidden, inter = shape["hidden_size"], shape.get("moe_intermediate_size", shape["intermediate_size"])
+    module, gate, up, down = "mlp", "gate_proj", "up_proj", "down_proj"
+    if shape["model_type"] == "mixtral":
+        module, gate, up, down = "block_sparse_moe", "w1", "w3", "w2"
+    each = {gate: (inter, hidden), up: (inter, hidden), down: (hidden, inter)}
+    prefixes = [f"{module}.experts.{e}" for e in range(_experts(shape))] or [module]
+    return {f"{prefix}.{name}": size for prefix in prefixes for name, size in each.items()}
 
 
 def _shards(tensors: list[Tensor]) -> list[list[Tensor]]:
@@ -172,31 +263,35 @@ class _Source:
     def __init__(self, tensors: list[Tensor], deviation: float) -> None:
         self._deviation = deviation
         self._rng = np.random.default_rng(0)
-        self._buffers: dict[str, memoryview] = {}
-        self._at: dict[str, int] = {}
-        for kind in dict.fromkeys(t.kind for t in tensors):
-            of_kind = [t for t in tensors if t.kind == kind]
-            size = min(BUFFER_BYTES, sum(t.nbytes for t in of_kind))
-            values = self._make(kind, of_kind[0].dtype, -(-size // 2))
-            self._buffers[kind] = values.data.cast("B")
-            self._at[kind] = 0
+        self._buffers: dict[tuple[str, str], memoryview] = {}
+        self._at: dict[tuple[str, str], int] = {}
+        for kind, dtype in dict.fromkeys((t.kind, t.dtype) for t in tensors if t.kind != "order"):
+            size = min(BUFFER_BYTES, sum(t.nbytes for t in tensors if (t.kind, t.dtype) == (kind, dtype)))
+            values = self._make(kind, dtype, -(-size // 2))
+            self._buffers[kind, dtype] = values.data.cast("B")
+            self._at[kind, dtype] = 0
 
     def write(self, f: BinaryIO, tensor: Tensor) -> None:
-        buffer, at, left = self._buffers[tensor.kind], self._at[tensor.kind], tensor.nbytes
+        if tensor.kind == "order":
+            f.write((np.arange(math.prod(tensor.shape), dtype=np.int32) // tensor.group).data)
+            return
+        key = (tensor.kind, tensor.dtype)
+        buffer, at, left = self._buffers[key], self._at[key], tensor.nbytes
         while left:
             piece = buffer[at : at + left]
             f.write(piece)
             left -= len(piece)
             at = (at + len(piece)) % len(buffer)
-        self._at[tensor.kind] = at
+        self._at[key] = at
 
     def _make(self, kind: str, dtype: str, count: int) -> npt.NDArray[np.uint16]:
-        """`count` values of two bytes each."""
+        """`count` values of two bytes each, or half as many of four."""
         if kind == "bits":
             return np.frombuffer(bytearray(self._rng.bytes(2 * (count + count % 2))), dtype=np.uint16)
-        made = np.empty(count, dtype=np.uint16)
-        for start in range(0, count, PIECE):
-            size = min(PIECE, count - start)
+        width = 2 if dtype == "F32" else 1
+        made = np.empty(count + count % width, dtype=np.uint16)
+        for start in range(0, len(made), PIECE):
+            size = min(PIECE, len(made) - start) // width
             if kind == "normal":
                 values = self._rng.standard_normal(size, dtype=np.float32) * np.float32(self._deviation)
             elif kind == "scale":
@@ -206,11 +301,13 @@ class _Source:
                 ) * np.float32(middle)
             else:
                 values = np.ones(size, dtype=np.float32)
-            made[start : start + size] = _sixteen_bits(values, dtype)
+            made[start : start + size * width] = _bits_of(values, dtype)
         return made
 
 
-def _sixteen_bits(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint16]:
+def _bits_of(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.uint16]:
+    if dtype == "F32":
+        return values.view(np.uint16)
     if dtype == "F16":
         return values.astype(np.float16).view(np.uint16)
     return ((values.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
@@ -229,7 +326,7 @@ def _write_shard(f: BinaryIO, tensors: list[Tensor], source: _Source) -> None:
         source.write(f, t)
 
 
-def _write_tokenizer(folder: Path, vocab_size: int) -> None:
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
     """A token a byte, and a word for every other id, so that whatever the model says is text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 

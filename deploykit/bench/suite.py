@@ -43,9 +43,10 @@ _SHAPE_KEYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:
-    """`target` is what `up` understands; None: random weights of `shape`."""
+    """`target` is what `up` understands; None: random weights of `shape`. `dummy`: random ones in its shape."""
 
     target: str | None = None
+    dummy: bool = False
     shape: str | None = None
     weights: str | None = None  # of random weights
     kv: Sequence[str] = ()
@@ -61,7 +62,9 @@ def check(options: SuiteOptions) -> None:
     if options.target is not None and (options.shape or options.weights):
         raise ConfigError(
             "--shape and --weights make random weights",
-            why=f"{options.target} brings its own",
+            why=f"{options.target} brings its own shape"
+            if options.dummy
+            else f"{options.target} brings its own",
             fix="drop one of them",
         )
     if options.shape is not None and options.shape not in SHAPES:
@@ -87,10 +90,10 @@ def run_suite(options: SuiteOptions, say: Callable[[str], None], stages: Report 
             why=machine.gpu_error or "no GPU was found",
             fix="--device cpu --shape tiny tries the suite itself on the CPU",
         )
-    with _ended_in_order(), _target(options, say) as target:
+    with _ended_in_order(), _target(options, say, stages) as (target, model):
         card: Card | None = None
         for kv in dict.fromkeys(options.kv or ("none",)):
-            sets = _sets(options, workloads, kv)
+            sets = (*_sets(options, workloads, kv), *model)
             prepared = prepare(target, sets=sets, profiles=options.profiles, report=stages)
             _check_plan(prepared, options.device)
             if card is None:
@@ -101,9 +104,18 @@ def run_suite(options: SuiteOptions, say: Callable[[str], None], stages: Report 
 
 
 @contextmanager
-def _target(options: SuiteOptions, say: Callable[[str], None]) -> Iterator[str]:
+def _target(
+    options: SuiteOptions, say: Callable[[str], None], stages: Report
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What is measured, and the keys that put random weights into its place."""
+    if options.target is not None and not options.dummy:
+        yield options.target, ()
+        return
     if options.target is not None:
-        yield options.target
+        with tempfile.TemporaryDirectory(prefix="deploykit-bench-") as folder:
+            path = _random_copy(options.target, options, Path(folder), say, stages)
+            nothing = ("model.id=null", "model.sources=null", "model.facts=null", "model.format=auto")
+            yield options.target, (f"model.path={path}", *nothing)
         return
     shape, weights = options.shape or DEFAULT_SHAPE, options.weights or WEIGHTS[0]
     with tempfile.TemporaryDirectory(prefix="deploykit-bench-") as folder:
@@ -111,7 +123,25 @@ def _target(options: SuiteOptions, say: Callable[[str], None]) -> Iterator[str]:
         start = time.perf_counter()
         path = write_dummy_checkpoint(Path(folder) / f"{shape}-{weights}", SHAPES[shape], weights)
         say(f"written in {time.perf_counter() - start:.1f} s")
-        yield str(path)
+        yield str(path), ()
+
+
+def _random_copy(
+    target: str, options: SuiteOptions, folder: Path, say: Callable[[str], None], stages: Report
+) -> Path:
+    """Random weights in the shape of the target, whose own weights need not be there: its headers are enough."""
+    from deploykit.bench.dummy_copy import write_dummy_copy
+    from deploykit.deployment.facts import find_facts
+    from deploykit.deployment.target import load
+    from deploykit.fsutil import cache_dir
+
+    loaded = load(target, sets=options.sets, profiles=options.profiles, report=stages)
+    with find_facts(loaded, cache_dir(), report=stages) as found:
+        say(f"writing random weights of {loaded.name}'s shape to {folder} ({found.source})")
+        start = time.perf_counter()
+        path = write_dummy_copy(folder / loaded.name, found.facts)
+    say(f"written in {time.perf_counter() - start:.1f} s")
+    return path
 
 
 @contextmanager
@@ -209,8 +239,8 @@ def _measure(
     return Suite(
         suite="gpu",
         model=prepared.loaded.name,
-        weights=weights,
-        random_weights=options.target is None,
+        weights=weights if plan.lm_head_dtype == "auto" else f"{weights}, {plan.lm_head_dtype} head",
+        random_weights=options.dummy or options.target is None,
         engine=plan.engine,
         device=plan.device,
         dtype=plan.dtype,

@@ -33,6 +33,13 @@ class SuiteName(Enum):
     gpu = "gpu"
 
 
+class LoadFormat(Enum):
+    """Where the weights that are measured come from."""
+
+    auto = "auto"
+    dummy = "dummy"
+
+
 class Weights(Enum):
     """Random weights that can be made."""
 
@@ -99,6 +106,14 @@ def bench(
     weights: Annotated[
         Weights | None,
         typer.Option(help="With random weights; bf16 where nothing is said.", show_default=False),
+    ] = None,
+    load_format: Annotated[
+        LoadFormat | None,
+        typer.Option(
+            help="With --suite: `dummy` measures random weights in the target's shape, which need not be downloaded. "
+            "Without a target that is so anyway.",
+            show_default=False,
+        ),
     ] = None,
     repeat: Annotated[
         int | None,
@@ -227,8 +242,15 @@ def bench(
         raise ConfigError("--runs goes with --vs, --against and --startup", fix="over HTTP, use --requests")
     options = None
     if suite is not None:
+        if load_format is LoadFormat.auto and target is None:
+            raise ConfigError(
+                "--load-format auto loads a model's own weights",
+                why="no model was named",
+                fix="name a recipe, a model folder or a hub id",
+            )
         options = SuiteOptions(
             target=recipe_target(target) if target is not None else None,
+            dummy=load_format is LoadFormat.dummy,
             shape=shape,
             weights=weights.value if weights is not None else None,
             kv=[kind.value for kind in kv or ()],
@@ -238,9 +260,10 @@ def bench(
             sets=set_ or (),
             profiles=profiles or (),
         )
-    elif repeat or ((shape or weights or device) and not predictions):
+    elif repeat or load_format or ((shape or weights or device) and not predictions):
         raise ConfigError(
-            "--shape, --weights, --repeat and --device go with --suite, and all but --repeat with --predictions"
+            "--load-format, --repeat, --shape, --weights and --device go with --suite, the last three with "
+            "--predictions too"
         )
     predicted = None
     if predictions:

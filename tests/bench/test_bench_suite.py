@@ -11,22 +11,25 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 
-from deploykit.bench import card, dummy, gpu_workloads, host_overhead, roofline, suite, tables
+from deploykit.bench import card, dummy, dummy_copy, gpu_workloads, host_overhead, roofline, suite, tables
 from deploykit.bench.engine_run import Run
 from deploykit.bench.gpu_workloads import IdRequest
 from deploykit.bench.report import MachineFacts, Report, make_report, read_report, write_report
 from deploykit.bench.suite_report import Card, Suite
 from deploykit.checkpoint import read_facts
+from deploykit.checkpoint.described import read_described
 from deploykit.checkpoint.tokenizer import ensure_tokenizer, load_tokenizer
 from deploykit.errors import ConfigError
 from deploykit.hardware.machine import GPU
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 H100 = Card(
     name="NVIDIA H100 80GB HBM3",
     device="cuda",
@@ -145,6 +148,62 @@ def test_random_weights_are_of_a_models_size(checkpoint):
         assert nibbles.std() * values(f"{up.format(0)}.scales").mean() == pytest.approx(0.02, rel=0.1)
         first, second = (values(f"{up.format(i)}.qweight") for i in range(2))
     assert not (first == second).all()
+
+
+def test_a_copy_has_every_tensor_of_the_original_and_none_of_its_values(checkpoint, tmp_path):
+    _, folder = checkpoint
+    facts = read_facts(folder)
+    copy = read_facts(dummy_copy.write_dummy_copy(tmp_path / "copy", facts))
+
+    def shapes(of):
+        return {t.name: (t.dtype, t.shape) for t in of.tensors}
+
+    assert shapes(copy) == shapes(facts)
+    assert (copy.quant_method, copy.config["torch_dtype"]) == (
+        facts.quant_method,
+        facts.config["torch_dtype"],
+    )
+    norm = next(t for t in copy.tensors if t.name == "model.norm.weight")
+    raw = copy.path_of(norm.file).read_bytes()[norm.offset :][: norm.nbytes]
+    assert len(set(np.frombuffer(raw, dtype=np.uint16).tolist())) == 1
+
+
+def test_a_described_gptq_checkpoint_is_copied_in_the_order_of_its_groups(tmp_path):
+    linear = "model.layers.{0-1}.self_attn.q_proj."
+    described = {
+        "model": "someone/tiny-GPTQ",
+        "chat_template": None,
+        "config": dict(dummy.SHAPES["tiny"])
+        | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False}},
+        "tensors": {
+            "model.embed_tokens.weight": [[48128, 128], "float16"],
+            "model.norm.weight": [[128], "float32"],
+            linear + "qweight": [[16, 128], "int32"],
+            linear + "qzeros": [[2, 16], "int32"],
+            linear + "scales": [[2, 128], "float16"],
+            linear + "g_idx": [[128], "int32"],
+        },
+    }
+    (tmp_path / "facts.json").write_text(json.dumps(described))
+    copy = read_facts(dummy_copy.write_dummy_copy(tmp_path / "m", read_described(tmp_path / "facts.json")))
+
+    def bytes_of(name):
+        tensor = next(t for t in copy.tensors if t.name == name)
+        return copy.path_of(tensor.file).read_bytes()[tensor.offset : tensor.offset + tensor.nbytes]
+
+    order = np.frombuffer(bytes_of("model.layers.1.self_attn.q_proj.g_idx"), dtype=np.int32)
+    assert order.tolist() == [0] * 64 + [1] * 64
+    assert (np.frombuffer(bytes_of("model.norm.weight"), dtype=np.float32) == 1).all()
+    scales = np.frombuffer(bytes_of("model.layers.0.self_attn.q_proj.scales"), dtype=np.float16)
+    assert ((scales > 0) & np.isfinite(scales)).all()
+
+
+def test_what_random_weights_are_not_made_of_is_refused(tmp_path):
+    facts = read_described(RECIPES / "facts" / "deepseek-v3.json")
+    with pytest.raises(ConfigError, match="random weights aren't made") as refused:
+        dummy_copy.write_dummy_copy(tmp_path / "m", facts)
+    assert "--load-format auto" in (refused.value.fix or "")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_buffer_that_is_shorter_than_the_weights_goes_round(tmp_path, monkeypatch):
@@ -334,6 +393,31 @@ def test_the_suite_on_the_fake_runner(fake, monkeypatch, tmp_path):
     assert "another model" in result.peers_note
 
 
+def test_random_weights_in_the_shape_of_a_recipe_need_nothing_of_it(fake, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        suite.cards, "measure_cpu", lambda machine, threads: msgspec.structs.replace(H100, device="cpu")
+    )
+    monkeypatch.setenv("DEPLOYKIT_OFFLINE", "1")
+    monkeypatch.setenv("DEPLOYKIT_CACHE", str(tmp_path / "cache"))
+    shapes = {t.name: [list(t.shape), "bfloat16"] for t in dummy._tensors(dummy.SHAPES["tiny"], "bf16")}
+    described = {
+        "model": "someone/tiny",
+        "chat_template": None,
+        "config": dummy.SHAPES["tiny"],
+        "tensors": shapes,
+    }
+    (tmp_path / "facts.json").write_text(json.dumps(described))
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "version: 1\nmodel: {id: someone/tiny, facts: facts.json}\nengine: {max_prefill_tokens: 4096}\n"
+    )
+    options = suite.SuiteOptions(target=str(recipe), dummy=True, only=["decode_bs16"], repeat=1, device="cpu")
+    said = []
+    (result,) = suite.run_suite(options, said.append)
+    assert (result.random_weights, result.figures[0].requests) == (True, 16)
+    assert any("random weights of tiny's shape" in line for line in said)
+
+
 def test_the_keys_that_make_figures_comparable_come_last():
     options = suite.SuiteOptions(sets=["engine.cache.prefix_caching=true", "engine.max_prefill_tokens=4096"])
     sets = suite._sets(options, gpu_workloads.chosen([]), "none")
@@ -387,6 +471,8 @@ def test_a_suite_that_is_terminated_leaves_no_weights_behind(tmp_path):
         (("--suite", "gpu", "--startup"), "measured by itself"),
         (("--suite", "gpu", "--prompt-len", "3"), "workloads are fixed"),
         (("--weights", "awq"), "go with --suite"),
+        (("--load-format", "dummy"), "go with --suite"),
+        (("--suite", "gpu", "--load-format", "auto"), "no model was named"),
         (("--repeat", "2"), "go with --suite"),
         (("--num-prompts", "2"), "go with --dataset"),
     ],
