@@ -32,6 +32,31 @@ inline int& failures() {
   return count;
 }
 
+// BENCH_PART=i/n: of all cases every n-th alone, from the i-th (0 .. n - 1) on, so that several programs share a checker's
+// time; BENCH_FROM=k: and none before the k-th. Every case asks once.
+inline bool mine() {
+  static int part = 0, parts = 1, from = 0, next = 0;
+  static const bool read = [] {
+    const char* given = std::getenv("BENCH_PART");
+    if (given != nullptr && (std::sscanf(given, "%d/%d", &part, &parts) != 2 || part < 0 || part >= parts)) {
+      std::printf("BENCH_PART=%s: i/n is meant, 0 <= i < n\n", given);
+      std::exit(2);
+    }
+    const char* first = std::getenv("BENCH_FROM");
+    if (first != nullptr) from = std::atoi(first);
+    return true;
+  }();
+  static_cast<void>(read);
+  const int number = next++;
+  return number >= from && number % parts == part;
+}
+
+// Seconds before a kernel counts as hung: BENCH_PATIENCE times as many under a checker, which slows it down.
+inline int patience(int seconds) {
+  const char* given = std::getenv("BENCH_PATIENCE");
+  return given == nullptr ? seconds : seconds * std::max(1, std::atoi(given));
+}
+
 // Device memory, filled with 0xff (NaN in every float type) unless it is filled otherwise.
 template <class T = char>
 struct Buffer {

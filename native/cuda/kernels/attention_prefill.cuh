@@ -188,6 +188,7 @@ __device__ __forceinline__ void prefill_compute(const PrefillArgs& a, PrefillSha
     const int q_begin = item.q_begin, count = item.count, m0 = item.m0, kv_head = item.kv_head, head0 = item.head0,
               n_begin = item.n_begin, n_end = item.n_end, stored = item.stored;
     const int first_query = item.index0 + m0;
+    __syncwarp();  // lane 0 gives the item's place back for the whole warp
     const int wg_first = first_query + (wg * 64 >> a.pack_shift), wg_last = first_query + (wg * 64 + 63 >> a.pack_shift);
     ++items;
 
