@@ -74,9 +74,9 @@ void sampling() {
   CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
   const auto* r = reinterpret_cast<const SampleRow*>(d_rows.data);
   process_logits(logits, vocab, n, vocab, r, SampleLists(), nullptr, error, stream);
-  draw(logits, vocab, nullptr, n, vocab, r, error, token, stream);
+  draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream);
   process_logits(tail, vocab, last, vocab, r + n - last, SampleLists(), nullptr, error, stream);
-  draw(tail, vocab, nullptr, last, vocab, r + n - last, error, alone, stream);
+  draw(tail, vocab, nullptr, last, vocab, r + n - last, error, alone, space, stream);
   same("process_logits and draw", token.data + n - last, alone.data, last, 0);
 }
 

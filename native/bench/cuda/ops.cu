@@ -177,6 +177,75 @@ int reference_draw(std::vector<float> x, const SampleRow& p, double& margin) {
   return chosen;
 }
 
+// Rows of every kind that draw() tells apart: lists that fit, lists that don't (ties, flat rows, likely tokens side by
+// side), nothing cut, and numbers that aren't finite.
+void check_draws(int vocab) {
+  const int n = 64;
+  Buffer<float> logits(static_cast<int64_t>(n) * vocab);
+  normal(logits.data, logits.count, 2.5f);
+  std::vector<SampleRow> rows(n);
+  const int ranks[] = {0, 1, 40, 0, 896, 897, 800, 5000, 3, 0};
+  const double masses[] = {1.0, 0.9, 0.5, 0.0, 0.99, 1.0, 0.9999};
+  std::vector<float> host = logits.host();
+  for (int i = 0; i < n; ++i) {
+    rows[i].temperature = i % 11 == 0 ? 0.0 : 0.2 + 0.15 * (i % 9);
+    rows[i].top_k = ranks[i % 10];
+    rows[i].top_p = masses[i % 7];
+    rows[i].min_p = i % 5 == 3 ? 0.02 : 0.0;
+    rows[i].seed = 0x9876543210ull * (i + 1), rows[i].position = i * 5;
+    float* x = host.data() + static_cast<int64_t>(i) * vocab;
+    const int kind = i / 10;
+    for (int j = 0; j < vocab; ++j) {
+      if (kind == 1) x[j] *= 4;                            // few likely tokens
+      if (kind == 2) x[j] = std::round(x[j]);              // ties
+      if (kind == 3) x[j] = j % 100 == 7 ? x[j] : -INFINITY;  // with a slot alone: see below
+      if (kind == 4) x[j] = -1e-4f * j + (j < 900 ? 3.0f : 0.0f);  // likely tokens side by side
+      if (kind == 5) x[j] = 0.25f;
+    }
+  }
+  // Rows with -inf come out of process_logits(): they have a slot.
+  std::vector<float> processed(static_cast<int64_t>(10) * vocab);
+  for (int i = 30; i < 40; ++i) {
+    rows[i].slot = 39 - i;
+    std::copy_n(host.begin() + static_cast<int64_t>(i) * vocab, vocab,
+                processed.begin() + static_cast<int64_t>(rows[i].slot) * vocab);
+  }
+  std::fill_n(processed.begin() + static_cast<int64_t>(rows[31].slot) * vocab, vocab, -INFINITY);
+  std::fill_n(host.begin() + int64_t{31} * vocab, vocab, -INFINITY);
+  host[int64_t{60} * vocab + vocab / 2] = NAN, host[int64_t{61} * vocab + vocab - 1] = -INFINITY;
+  logits.set(host);
+  Buffer<float> d_processed(processed.size());
+  d_processed.set(processed);
+  Buffer<char> d_rows(n * sizeof(SampleRow)), space(sample_workspace_bytes(n, vocab));
+  CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
+  Buffer<int32_t> error(n), token(n);
+  error.zero();
+  std::vector<int32_t> skipped(n, 0);
+  skipped[62] = kSampleSkipped;
+  error.set(skipped);
+  draw(logits, vocab, d_processed, n, vocab, reinterpret_cast<SampleRow*>(d_rows.data), error, token, space, stream);
+  CU(cudaStreamSynchronize(stream));
+  const auto got = token.host();
+  const auto errors = error.host();
+  int wrong = 0, near_edge = 0;
+  for (int i = 0; i < n; ++i) {
+    double margin = 1;
+    const auto begin = host.begin() + static_cast<int64_t>(i) * vocab;
+    const int want = i == 60 || i == 61 ? kSampleNonfinite
+                     : i == 62          ? kSampleSkipped
+                                        : reference_draw(std::vector<float>(begin, begin + vocab), rows[i], margin);
+    if (margin < 1e-9) {
+      ++near_edge;
+    } else if (got[i] != want || (want < 0 && errors[i] != want)) {
+      ++wrong;
+      std::printf("draw of %d, row %d (top_k %d, top_p %g): %d, wanted %d (margin %g)\n", vocab, i, rows[i].top_k,
+                  rows[i].top_p, got[i], want, margin);
+    }
+  }
+  std::printf("%-4s draw of %d: %d rows, %d wrong, %d on an edge\n", wrong ? "FAIL" : "ok", vocab, n, wrong, near_edge);
+  failures() += wrong;
+}
+
 void check_sampling() {
   const int vocab = 50257, n = 24;
   Buffer<float> logits(n * vocab);
@@ -191,15 +260,13 @@ void check_sampling() {
   }
   std::vector<float> host = logits.host();
   for (int i = 0; i < vocab; ++i) host[5 * vocab + i] = std::round(host[5 * vocab + i]);  // ties
-  for (int i = 0; i < vocab; ++i) host[9 * vocab + i] = i % 100 == 7 ? host[9 * vocab + i] : -INFINITY;
-  for (int i = 0; i < vocab; ++i) host[10 * vocab + i] = -INFINITY;
   logits.set(host);
   Buffer<char> d_rows(n * sizeof(SampleRow)), space(sample_workspace_bytes(n, vocab));
   CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
   Buffer<int32_t> error(n), token(n);
   error.zero();
   const auto* r = reinterpret_cast<SampleRow*>(d_rows.data);
-  draw(logits, vocab, nullptr, n, vocab, r, error, token, stream);
+  draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream);
   CU(cudaStreamSynchronize(stream));
   const auto got = token.host();
   int wrong = 0, near_edge = 0;
@@ -224,7 +291,7 @@ void check_sampling() {
   for (int i = 0; i < n; ++i) {
     const auto begin = host.begin() + i * vocab;
     int want = static_cast<int>(std::max_element(begin, begin + vocab) - begin);
-    if (i == 3 || i == 4 || i == 9 || i == 10) want = kSampleNonfinite;
+    if (i == 3 || i == 4) want = kSampleNonfinite;
     wrong += best[i] != want;
   }
   std::printf("%-4s argmax: %d wrong\n", wrong ? "FAIL" : "ok", wrong);
@@ -342,11 +409,23 @@ void times() {
     std::printf("n %d: argmax %.1f us", n,
                 time_us(stream, 16, [&](int) { argmax(logits, vocab, n, vocab, token, space, stream); }));
     std::printf(", draw %.1f us",
-                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, stream); }));
-    for (auto& v : rows) v.top_k = 40, v.top_p = 0.9f;
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream); }));
+    for (auto& v : rows) v.top_k = 40;
+    CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
+    std::printf(", with top_k %.1f us",
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream); }));
+    for (auto& v : rows) v.top_k = 0, v.top_p = 0.9, v.temperature = 0.4;
+    CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
+    std::printf(", with top_p %.1f us",
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream); }));
+    for (auto& v : rows) v.temperature = 1.5;
+    CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
+    std::printf(", with top_p of a flat row %.1f us",
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream); }));
+    for (auto& v : rows) v.top_k = 40, v.top_p = 0.9f, v.temperature = 0.8;
     CU(cudaMemcpy(d_rows.data, rows.data(), n * sizeof(SampleRow), cudaMemcpyHostToDevice));
     std::printf(", with top_k and top_p %.1f us",
-                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, stream); }));
+                time_us(stream, 4, [&](int) { draw(logits, vocab, nullptr, n, vocab, r, error, token, space, stream); }));
     std::printf(", process %.1f us", time_us(stream, 4, [&](int) {
                   process_logits(logits, vocab, n, vocab, r, SampleLists(), nullptr, error, stream);
                 }));
@@ -373,6 +452,7 @@ int main(int argc, char** argv) {
       check_elementwise<__nv_bfloat16>();
       check_elementwise<__half>();
       check_sampling();
+      for (const int vocab : {1, 16, 1000, 50257, 128256, 151936}) check_draws(vocab);
       std::printf("%d failures\n", failures());
     }
     if (mode != "check") times();

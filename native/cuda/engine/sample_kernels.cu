@@ -80,7 +80,8 @@ void Drawer::general(const StepArrays& step, const Rows& rows, const float* logi
   lists.ban_id = bans_.get();
   lists.counts = rows.counts;
   process_logits(logits, vocab_, slices, vocab_, samples_.get(), lists, processed_.get(), errors_.get(), stream);
-  draw(logits, vocab_, processed_.get(), slices, vocab_, samples_.get(), errors_.get(), sampled, stream);
+  draw(logits, vocab_, processed_.get(), slices, vocab_, samples_.get(), errors_.get(), sampled,
+       workspace_.get(), stream);
   count_tokens(samples_.get(), sampled, slices, vocab_, rows.counts, stream);
   token_logprobs(logits, vocab_, slices, vocab_, samples_.get(), sampled, logprobs_.get(), stream);
 }

@@ -188,7 +188,6 @@ __device__ __forceinline__ void prefill_compute(const PrefillArgs& a, PrefillSha
     const int q_begin = item.q_begin, count = item.count, m0 = item.m0, kv_head = item.kv_head, head0 = item.head0,
               n_begin = item.n_begin, n_end = item.n_end, stored = item.stored;
     const int first_query = item.index0 + m0;
-    __syncwarp();  // lane 0 gives the item's place back for the whole warp
     const int wg_first = first_query + (wg * 64 >> a.pack_shift), wg_last = first_query + (wg * 64 + 63 >> a.pack_shift);
     ++items;
 
@@ -286,10 +285,8 @@ __device__ __forceinline__ void prefill_compute(const PrefillArgs& a, PrefillSha
     keep_registers(s);
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) o[i] = 0.0f;
-    if (lane == 0) {
-      barrier_arrive(&sync.k_empty[taken % kStages]);
-      if (n_end - 1 == n_begin) barrier_arrive(&sync.q_empty[q_stage]);
-    }
+    if (lane == 0) barrier_arrive(&sync.k_empty[taken % kStages]);
+    if (n_end - 1 == n_begin) barrier_arrive(&sync.q_empty[q_stage]);  // all lanes: each has read the item
     soften(n_end - 1);
     pack_scores();
     for (int tile = n_end - 2; tile >= n_begin; --tile) {
@@ -305,10 +302,8 @@ __device__ __forceinline__ void prefill_compute(const PrefillArgs& a, PrefillSha
       if (Choice::kAlternate) named_barrier_arrive(2 - wg, kConsumerThreads);
       wgmma_wait<1>();
       keep_registers(s);
-      if (lane == 0) {
-        barrier_arrive(&sync.k_empty[k_stage]);
-        if (tile == n_begin) barrier_arrive(&sync.q_empty[q_stage]);
-      }
+      if (lane == 0) barrier_arrive(&sync.k_empty[k_stage]);
+      if (tile == n_begin) barrier_arrive(&sync.q_empty[q_stage]);
       const bool shrink = soften(tile);
       wgmma_wait<0>();
       keep_registers(o);
@@ -396,7 +391,7 @@ __global__ void __launch_bounds__(kProducerThreads + kConsumerThreads, 1)
       barrier_init(&sync.k_full[i], 1), barrier_init(&sync.v_full[i], 1);
       barrier_init(&sync.k_empty[i], kConsumerThreads / 32), barrier_init(&sync.v_empty[i], kConsumerThreads / 32);
     }
-    for (int i = 0; i < 2; ++i) barrier_init(&sync.q_full[i], 1), barrier_init(&sync.q_empty[i], kConsumerThreads / 32);
+    for (int i = 0; i < 2; ++i) barrier_init(&sync.q_full[i], 1), barrier_init(&sync.q_empty[i], kConsumerThreads);
     barrier_init_fence();
     tensor_map_prefetch(&maps.q), tensor_map_prefetch(&maps.kv);
   }

@@ -124,6 +124,100 @@ void w4_mma(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
 // Rows [row0, row0 + rows) as T [rows, k] row-major, for a library GEMM. row0 % 16 == 0, rows % 16 == 0.
 void w4_dequantize(DType dtype, const W4Weight& w, int64_t row0, int64_t rows, void* out, cudaStream_t stream);
 
+// 8-bit weights with a float32 scale a row: w[i, j] = q[i, j] * scale[i], q an integer in -127 .. 127.
+// One packed layout for every tier:
+//   data   [n / 16][k / 32][32 lanes] 16 bytes. Lane (r = lane / 4, t = lane % 4) holds of rows r and r + 8 of the tile,
+//          in word 2s + h (s, h < 2), inputs 32c + 16s + 8h + {2t, 2t + 1}: row r in bytes 0, 2, row r + 8 in bytes 1, 3
+//          (two's complement). Bytes 0 and 2, or 1 and 3, are one register of the first operand of mma.m16n8k16 and of
+//          wgmma.
+//   scales [n]
+// Limits: n % 16 == 0, k % 64 == 0.
+struct W8Weight {
+  int64_t n = 0, k = 0;
+  void* data = nullptr;
+  float* scales = nullptr;
+};
+int64_t w8_data_bytes(int64_t n, int64_t k);
+// Rows [row0, row0 + rows) of dst from `src` [rows, k] row-major (f16, bf16 or f32): scale = max |w| / 127 (1 where the
+// row is zero), q = round-half-to-even(w / scale). row0 % 16 == 0, rows % 16 == 0. Parts may be given in any order.
+void w8_quantize(DType from, const void* src, int64_t row0, int64_t rows, const W8Weight& dst, cudaStream_t stream);
+// y = scale * sum(q x) (+ bias) for any m >= 1: plain or residual, T or float32; no norm, no gate. The integers are
+// exact in T and the sums float32. Needs no workspace.
+void w8_matmul(const LinearCall& call, const W8Weight& w, cudaStream_t stream);
+
+// ------------------------------------------------------------------------------------------------- mixtures of experts
+// A routed MLP is five calls: the router's product (an ordinary linear layer, y_f32), moe_route, moe_expand,
+// moe_contract, moe_combine. Counts of tokens an expert stay on the device, so all of it can be captured; grids depend
+// on (tokens, spec, shapes) alone.
+//
+// A slot is one (token, rank) pair; slots are sorted by expert, then by token. Limits: experts <= 512, top_k <= 32.
+struct MoeRoutes {  // pointers into one piece of device memory: moe_routes()
+  int32_t* expert = nullptr;  // [tokens, top_k] best first
+  float* weight = nullptr;    // [tokens, top_k] what combine multiplies with
+  int32_t* slot = nullptr;    // [tokens, top_k] where (token, rank) lies among the slots; -1 = the token isn't routed
+  int32_t* token = nullptr;   // [slots] the token of each slot
+  int32_t* begin = nullptr;   // [experts + 1] first slot of each expert, and the number of slots
+  uint32_t* masks = nullptr;  // the rest is for the kernels alone: who chose whom, by 32 tokens
+  int32_t* offsets = nullptr;
+  int32_t* tile_counts = nullptr;
+  int4* tiles = nullptr;
+  int64_t capacity = 0;  // tokens
+};
+int64_t moe_routes_bytes(int64_t tokens, const MoeSpec& spec);  // for batches of at most so many tokens
+// The same memory (16-byte aligned) may serve every layer with the same experts and top_k, one after another.
+MoeRoutes moe_routes(void* memory, int64_t tokens, const MoeSpec& spec);
+// logits float32 [tokens, experts], `stride` elements apart. row (or nullptr): tokens with row[t] < 0 are padding; they
+// take no slot, and moe_combine gives them a sum of zero. row isn't written by the kernel right in front.
+// Equal logits: the lower expert first. Weights as MoeSpec says, in float32.
+void moe_route(const MoeSpec& spec, const float* logits, int64_t stride, int32_t tokens, const int32_t* row,
+               const MoeRoutes& routes, cudaStream_t stream);
+
+// One matrix of every expert. n rows an expert; with gate and up, 2 * intermediate of them in the order of RowMap.
+// dense: k % 32 == 0, n % 16 == 0. W4: as W4Weight.
+struct ExpertMatrix {
+  int64_t experts = 0, n = 0, k = 0;
+  const void* dense = nullptr;  // T [experts][n][k]; nullptr = w4
+  W4Weight w4;                  // of expert 0; expert e's data and params lie e * stride bytes behind
+  int64_t w4_data_stride = 0, w4_param_stride = 0;  // multiples of 16; 0 = w4_data_bytes() and w4_param_bytes()
+  const void* bias = nullptr;                       // T [experts][n] in the order of the rows, or nullptr
+};
+struct ExpertCall {
+  DType dtype = DType::bf16;
+  int32_t tokens = 0;  // what moe_route was called with
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  void* y = nullptr;
+  int64_t y_stride = 0;
+  bool gated = false;                        // of moe_expand
+  Activation activation = Activation::silu;  // of moe_expand, gated or not
+  // T [tokens * top_k, k], 16-byte aligned, of moe_expand: room for the rows of x in the order of the slots, which makes
+  // prompts faster on sm_90 (moe_contract's y may be it). nullptr = none.
+  void* gathered = nullptr;
+};
+// y[slot] = act(gate) * up, or act(W x + bias), of x[token of the slot]. x T [tokens, k], y T [tokens * top_k, n (gated:
+// n / 2)]. x may be written by the kernels in front, routes by the kernel right in front.
+void moe_expand(const MoeSpec& spec, const ExpertCall& call, const ExpertMatrix& w, const MoeRoutes& routes,
+                cudaStream_t stream);
+// y[slot] = W x[slot] + bias. x T [tokens * top_k, k], y T [tokens * top_k, n]. The kernel right in front doesn't write
+// routes (it is moe_expand, or another that comes after moe_route).
+void moe_contract(const MoeSpec& spec, const ExpertCall& call, const ExpertMatrix& w, const MoeRoutes& routes,
+                  cudaStream_t stream);
+// y[t] = residual[t] + scale * (sum over ranks of weight * out[slot]), summed in float32 in the order of the ranks and
+// rounded once. residual may be y, or nullptr (then y[t] = scale * sum). out T [tokens * top_k, n], n % 8 == 0.
+struct MoeCombineCall {
+  DType dtype = DType::bf16;
+  int32_t tokens = 0;
+  int64_t n = 0;
+  const void* out = nullptr;
+  int64_t out_stride = 0;
+  const void* residual = nullptr;
+  int64_t residual_stride = 0;
+  float scale = 1.0f;
+  void* y = nullptr;
+  int64_t y_stride = 0;
+};
+void moe_combine(const MoeSpec& spec, const MoeCombineCall& call, const MoeRoutes& routes, cudaStream_t stream);
+
 // ------------------------------------------------------------------------------------------------------- elementwise
 // out[t] = table[tokens[t]] * multiplier; rows of a token outside [0, vocab) become zeros.
 void embed(DType dtype, const void* table, int64_t vocab, int64_t hidden, float multiplier, const int32_t* tokens,
@@ -170,7 +264,11 @@ void scale_softcap(float* x, int64_t count, float multiplier, float cap, cudaStr
 //   K [block_len][D], V [block_len][D], K params [block_len], V params [block_len] (int8, k8v4 and int4 alone).
 // f16 and bf16: plain elements. int8: a byte u = round((x - zero) / scale) in 0 .. 255. int4: u in 0 .. 15, element 2i
 // in the low nibble of byte i. Params: f16 scale below, f16 zero << 16: x ~ u * scale + zero, made from the token's own
-// minimum and maximum over the head. k8v4: K as int8, V as int4. fp8: e4m3, nearest, at most 448, no params.
+// minimum and maximum over the head. int4 stores M k in place of a key k, and queries that meet it become M q: M is
+// orthonormal, so that M q . M k = q . k, and a channel that is large in every key doesn't set the range of all others.
+// With b the largest power of two that divides D and m = D / b: M = A x H, H the Hadamard matrix of b consecutive
+// elements over sqrt(b), A[i][j] = (i == j) - 2 / m over the m runs of them (1 where m = 1). M M = 1. k8v4: K as int8,
+// unchanged, V as int4. fp8: e4m3, nearest, at most 448, no params.
 // block_len % 16 == 0; head_dim 64, 80, 96, 128 or 256.
 struct KvView {
   void* base = nullptr;      // block 0
@@ -190,13 +288,13 @@ int64_t kv_head_bytes(KvType type, int32_t block_len, int32_t head_dim);
 struct RopeCall {
   DType dtype = DType::bf16;
   int64_t tokens = 0;
-  // q is written rotated in place; k is rotated, k and v are stored into the KV memory.
+  // q is written rotated (and for int4 through M) in place; k is rotated, k and v are stored into the KV memory.
   void* q = nullptr;  // T [tokens, heads * D]
   int64_t q_stride = 0;
   const void* k = nullptr;  // T [tokens, kv_heads * D]
   const void* v = nullptr;
   int64_t kv_stride = 0;
-  bool keep_k = false;  // k is written rotated in place, too (FreshKv)
+  bool keep_k = false;  // k is written as q in place, too (FreshKv)
   int32_t heads = 0;
   const int32_t* row = nullptr;       // [tokens] row of each token; -1 = padding: nothing is written for it
   const int32_t* index = nullptr;     // [tokens] its place in the row's KV memory
@@ -328,13 +426,14 @@ struct SampleLogprobs {
 void argmax(const float* logits, int64_t stride, int32_t n, int32_t vocab, int32_t* token, void* workspace,
             cudaStream_t stream);
 int64_t sample_workspace_bytes(int32_t n, int32_t vocab);
-// Steps 0 to 5. Logits of rows with a slot go through them into processed [slots, vocab]; the others are looked at
-// alone. error[i] = 0, kSampleNonfinite, kSampleNoToken or kSampleSkipped.
+// Steps 0 to 5. Logits of rows with a slot go through them into processed [slots, vocab]; error[i] = 0,
+// kSampleNonfinite, kSampleNoToken or kSampleSkipped; 0 for the others, whose logits draw() looks at.
 void process_logits(const float* logits, int64_t stride, int32_t n, int32_t vocab, const SampleRow* rows,
                     const SampleLists& lists, float* processed, int32_t* error, cudaStream_t stream);
-// Steps 6 to 11, each row from its slot of `processed` or from its logits: token[i], or error[i] where it is negative.
+// Steps 6 to 11, each row from its slot of `processed` or from its logits: token[i], or error[i] where it is negative
+// (logits without a slot that aren't finite: kSampleNonfinite, in error[i] too). workspace: as argmax().
 void draw(const float* logits, int64_t stride, const float* processed, int32_t n, int32_t vocab, const SampleRow* rows,
-          int32_t* error, int32_t* token, cudaStream_t stream);
+          int32_t* error, int32_t* token, void* workspace, cudaStream_t stream);
 // After a draw: counts[slot][token] += 1 for rows with a slot.
 void count_tokens(const SampleRow* rows, const int32_t* token, int32_t n, int32_t vocab, uint32_t* counts,
                   cudaStream_t stream);

@@ -15,12 +15,16 @@ __global__ void __launch_bounds__(kSampleThreads)
     if (threadIdx.x == 0) error[row] = kSampleSkipped;
     return;
   }
+  if (p.slot < 0) {  // draw() looks at them
+    if (threadIdx.x == 0) error[row] = 0;
+    return;
+  }
   const float* raw = logits + row * stride;
   int bad = 0;
   each_logit(raw, vocab, [&](int, float v) { bad |= !isfinite(v); });
   bad = __syncthreads_or(bad);
-  if (bad || p.slot < 0) {
-    if (threadIdx.x == 0) error[row] = bad ? kSampleNonfinite : 0;
+  if (bad) {
+    if (threadIdx.x == 0) error[row] = kSampleNonfinite;
     return;
   }
   float* x = processed + static_cast<int64_t>(p.slot) * vocab;

@@ -9,6 +9,7 @@ namespace deploykit::cuda {
 namespace {
 
 constexpr int kSampleThreads = 1024;
+constexpr int kSampleParts = 32;  // blocks that look at a row side by side
 
 // Larger floats have larger keys; -0 and +0 are one value, as they compare.
 __device__ __forceinline__ uint32_t key_of(float x) {
