@@ -45,6 +45,10 @@ __device__ __forceinline__ void wgmma_rows(float (&d)[N / 2], const uint32_t (&a
 #define DK_OUT32(i) DK_OUT16(i), DK_OUT16((i) + 16)
 #define DK_OUT64(i) DK_OUT32(i), DK_OUT32((i) + 32)
 #define DK_OUT128(i) DK_OUT64(i), DK_OUT64((i) + 64)
+#define DK_OUT48(i) DK_OUT32(i), DK_OUT16((i) + 32)
+#define DK_OUT80(i) DK_OUT64(i), DK_OUT16((i) + 64)
+#define DK_OUT96(i) DK_OUT64(i), DK_OUT32((i) + 64)
+#define DK_OUT112(i) DK_OUT96(i), DK_OUT16((i) + 96)
 #define DK_LIST8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define DK_LIST16 DK_LIST8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define DK_LIST32 DK_LIST16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -56,6 +60,10 @@ __device__ __forceinline__ void wgmma_rows(float (&d)[N / 2], const uint32_t (&a
             "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "    \
             "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
             "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define DK_LIST48 DK_LIST32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define DK_LIST80 DK_LIST64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define DK_LIST96 DK_LIST80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define DK_LIST112 DK_LIST96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define DK_WGMMA(N, NAME) "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {"
 
 // SUMS = N / 2 accumulators; P0 .. P5: the names of the operands behind them, %SUMS and on.
@@ -93,6 +101,10 @@ DK_BOTH(DK_WGMMA_SHARED, 32, 16, "%16", "%17", "%18")
 DK_BOTH(DK_WGMMA_SHARED, 64, 32, "%32", "%33", "%34")
 DK_BOTH(DK_WGMMA_SHARED, 128, 64, "%64", "%65", "%66")
 DK_BOTH(DK_WGMMA_SHARED, 256, 128, "%128", "%129", "%130")
+DK_BOTH(DK_WGMMA_SHARED, 96, 48, "%48", "%49", "%50")
+DK_BOTH(DK_WGMMA_SHARED, 160, 80, "%80", "%81", "%82")
+DK_BOTH(DK_WGMMA_SHARED, 192, 96, "%96", "%97", "%98")
+DK_BOTH(DK_WGMMA_SHARED, 224, 112, "%112", "%113", "%114")
 DK_BOTH(DK_WGMMA_REGISTERS, 64, 32, "%32", "%33", "%34", "%35", "%36")
 DK_BOTH(DK_WGMMA_REGISTERS, 128, 64, "%64", "%65", "%66", "%67", "%68")
 DK_BOTH(DK_WGMMA_REGISTERS, 256, 128, "%128", "%129", "%130", "%131", "%132")
@@ -101,6 +113,10 @@ DK_BOTH(DK_WGMMA_ROWS, 32, 16, "%16", "%17", "%18", "%19", "%20", "%21")
 DK_BOTH(DK_WGMMA_ROWS, 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
 DK_BOTH(DK_WGMMA_ROWS, 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 DK_BOTH(DK_WGMMA_ROWS, 256, 128, "%128", "%129", "%130", "%131", "%132", "%133")
+DK_BOTH(DK_WGMMA_ROWS, 96, 48, "%48", "%49", "%50", "%51", "%52", "%53")
+DK_BOTH(DK_WGMMA_ROWS, 160, 80, "%80", "%81", "%82", "%83", "%84", "%85")
+DK_BOTH(DK_WGMMA_ROWS, 192, 96, "%96", "%97", "%98", "%99", "%100", "%101")
+DK_BOTH(DK_WGMMA_ROWS, 224, 112, "%112", "%113", "%114", "%115", "%116", "%117")
 
 #undef DK_BOTH
 #undef DK_WGMMA_ROWS

@@ -4,6 +4,13 @@
 #include "cuda/model/transformer.h"
 
 namespace deploykit::cuda {
+namespace {
+
+// Rows from which rotation and store in a kernel of their own are faster: with 4-bit keys and values the rest of
+// attention is short, and each of a row's blocks turns its queries itself.
+constexpr int32_t kRowsApart = 192;
+
+}  // namespace
 
 KvView Transformer::view(size_t layer) const {
   const AttentionSpec& attention = model_.layers[layer].attention;
@@ -87,7 +94,19 @@ void Transformer::attend(size_t index, const ForwardArgs& args, cudaStream_t str
   if (singles > 0) {
     const bool cut = planned(spec);
     const int32_t splits = std::min(attention_decode_splits(singles, spec.heads, spec.kv_heads, args.max_seq), kMaxDecodeSplits);
-    rope_attention_decode(rope, call, kv, singles, splits, cut ? plan_.get() : nullptr, attention_workspace_.get(), stream);
+    const int32_t* plan = cut ? plan_.get() : nullptr;
+    if (options_.kv == KvType::int4 && singles >= kRowsApart) {
+      RopeCall own = rope;
+      own.tokens = singles;
+      rope_store(own, kv, stream);
+      if (cut) {
+        attention_decode_planned(call, kv, singles, rope.row, rope.index, plan, attention_workspace_.get(), stream);
+      } else {
+        attention_decode(call, kv, singles, rope.row, rope.index, splits, attention_workspace_.get(), stream);
+      }
+    } else {
+      rope_attention_decode(rope, call, kv, singles, splits, plan, attention_workspace_.get(), stream);
+    }
   }
   if (both) {
     join_.record(side);

@@ -46,11 +46,13 @@ bool Linear::fuses_epilogue(const Matrix& matrix, int32_t tokens) { return !uses
 bool Linear::fuses_gate(const Matrix& matrix, int32_t tokens) { return !uses_library(matrix, tokens); }
 
 bool Linear::uses_library(const Matrix& matrix, int32_t tokens) {
+  if (matrix.int8) return false;
   if (matrix.quantized) return !has_wgmma() && tokens > kW4MmaTokens;
   return tokens > kGemv16Tokens && !uses_gemm16(matrix, tokens);
 }
 
 void Linear::run(const Matrix& matrix, LinearCall call, cudaStream_t stream) {
+  if (matrix.int8) return w8_matmul(call, matrix.w8, stream);
   call.workspace = w4_workspace_.get();
   if (!uses_library(matrix, call.m)) {
     if (matrix.quantized) return w4_matmul(call, matrix.w4, stream);

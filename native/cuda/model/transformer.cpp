@@ -10,7 +10,6 @@ namespace deploykit::cuda {
 namespace {
 
 constexpr int64_t kUnpackedTokens = 65536;  // of one layer's KV memory, where it is quantized
-constexpr int kCandidates = 8;              // algorithms that are timed for each shape
 
 float half_to_float(uint16_t bits) {
   const float sign = bits & 0x8000 ? -1.0f : 1.0f;
@@ -26,7 +25,7 @@ Transformer::Transformer(const ModelDescription& model, const std::vector<Weight
                          const EngineOptions& options)
     : model_(model),
       options_(options),
-      weights_(model, manifest, options.dtype),
+      weights_(model, manifest, options.dtype, options.int8_head),
       dtype_(options.dtype),
       max_tokens_(GemmLt::bucket(std::max(options.max_step_tokens, options.max_rows))),
       max_rows_(GemmLt::bucket(options.max_rows)) {
@@ -34,8 +33,10 @@ Transformer::Transformer(const ModelDescription& model, const std::vector<Weight
     const AttentionSpec& attention = layer.attention;
     const int64_t heads = attention.heads + 2 * int64_t{attention.kv_heads};
     qkv_width_ = std::max(qkv_width_, heads * attention.head_dim);
-    inner_width_ = std::max<int64_t>(inner_width_, layer.mlp.intermediate);
-    up_width_ = std::max<int64_t>(up_width_, int64_t{layer.mlp.intermediate} * (layer.mlp.gated ? 2 : 1));
+    if (layer.mlp.moe.experts == 0) {
+      inner_width_ = std::max<int64_t>(inner_width_, layer.mlp.intermediate);
+      up_width_ = std::max<int64_t>(up_width_, int64_t{layer.mlp.intermediate} * (layer.mlp.gated ? 2 : 1));
+    }
     layer_offsets_.push_back(block_bytes_);
     block_bytes_ += attention.kv_heads * kv_head_bytes(options.kv, options.block_len, attention.head_dim);
     block_bytes_ = (block_bytes_ + 15) / 16 * 16;
@@ -47,8 +48,9 @@ void Transformer::load_weight(const WeightTensor& tensor) { weights_.load(tensor
 int64_t Transformer::scratch_bytes() const {
   int64_t bytes = logits_.bytes() + attention_workspace_.bytes() + unpacked_.bytes() + plan_.bytes() +
                   (linear_ ? linear_->scratch_bytes() : 0);
-  for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &up_, &inner_, &branch_, &last_})
+  for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &up_, &inner_, &branch_, &last_, &slots_})
     bytes += buffer->bytes();
+  bytes += router_logits_.bytes() + routes_.bytes();
   return bytes;
 }
 
@@ -63,6 +65,7 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
   attended_.allocate(max_tokens_ * qkv_width_);
   up_.allocate(max_tokens_ * up_width_);
   inner_.allocate(max_tokens_ * inner_width_);
+  reserve_routed();
   last_.allocate(max_rows_ * hidden);
   logits_.allocate(max_rows_ * model_.vocab);
   int64_t workspace = 0, dequantized = 0;
@@ -77,6 +80,7 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
       if (matrix->quantized) dequantized = std::max(dequantized, matrix->n * matrix->k);
     }
   }
+  if (const Matrix& head = weights_.head(); head.quantized) dequantized = std::max(dequantized, head.n * head.k);
   attention_workspace_.allocate(workspace + 65536);
   DK_CUDA(cudaMemset(attention_workspace_.get(), 0, static_cast<size_t>(attention_workspace_.bytes())));
   const AttentionSpec& first = model_.layers[0].attention;
@@ -105,40 +109,6 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
   plan_products(stream);
 }
 
-// Products that the library does get their algorithm by time, once for each shape.
-void Transformer::plan_products(cudaStream_t stream) {
-  std::vector<int32_t> counts;
-  for (int32_t m = 8; m <= std::min<int64_t>(max_tokens_, 256); m += m < 64 ? 8 : 32) counts.push_back(m);
-  for (int32_t m = 320; m <= std::min<int64_t>(max_tokens_, 1024); m += 64) counts.push_back(m);  // mixed steps
-  for (int32_t m = 1536; m <= max_tokens_; m += m < 4096 ? 512 : m) counts.push_back(m);
-  const auto plan = [&](const Matrix& matrix, const void* x, void* y, bool y_f32, bool residual, int64_t most) {
-    for (const int32_t m : counts) {
-      if (m > most) break;
-      LinearCall call;
-      call.dtype = dtype_;
-      call.m = m;
-      call.x = x;
-      call.x_stride = matrix.k;
-      call.y = y;
-      call.y_stride = matrix.n;
-      call.y_f32 = y_f32;
-      call.bias = matrix.bias;
-      if (residual) {
-        call.epilogue = Epilogue::residual;
-        call.residual = y;
-        call.residual_stride = matrix.n;
-      }
-      linear_->plan(matrix, call, kCandidates, stream);
-    }
-  };
-  const LayerWeights& first = weights_.layer(0);
-  plan(first.qkv, normed_.get(), qkv_.get(), false, false, max_tokens_);
-  plan(first.o, attended_.get(), x_.get(), false, true, max_tokens_);
-  plan(first.up, normed_.get(), up_.get(), false, false, max_tokens_);
-  plan(first.down, inner_.get(), x_.get(), false, true, max_tokens_);
-  plan(weights_.head(), last_.get(), logits_.get(), true, false, max_rows_);
-}
-
 void Transformer::embed_tokens(const ForwardArgs& args, cudaStream_t stream) {
   const int64_t hidden = model_.hidden;
   embed(dtype_, weights_.embedding(), model_.vocab, hidden, model_.embedding_multiplier, args.step.token_ids, args.tokens,
@@ -146,6 +116,24 @@ void Transformer::embed_tokens(const ForwardArgs& args, cudaStream_t stream) {
   for (const Override& span : overrides_) {
     place_rows(DType::f32, span.data, 0, span.count, hidden, dtype_, x_.get(), span.first, RowMap::plain, stream);
   }
+}
+
+const void* Transformer::normalized(void* weight, void* bias, int32_t tokens, bool frees_next, cudaStream_t stream) {
+  if (weight == nullptr) return x_.get();
+  NormCall pre;
+  pre.dtype = dtype_;
+  pre.norm = model_.norm;
+  pre.weight = weight;
+  pre.bias = bias;
+  pre.rows = tokens;
+  pre.n = model_.hidden;
+  pre.x = x_.get();
+  pre.x_stride = model_.hidden;
+  pre.y = normed_.get();
+  pre.y_stride = model_.hidden;
+  pre.frees_next = frees_next;
+  norm(pre, stream);
+  return normed_.get();
 }
 
 void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream) {
@@ -158,21 +146,9 @@ void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, 
     call.norm_weight = weight;
     call.norm_eps = model_.norm.eps;
     call.norm_offset = model_.norm.weight_offset;
-  } else if (weight != nullptr) {
-    NormCall pre;
-    pre.dtype = dtype_;
-    pre.norm = model_.norm;
-    pre.weight = weight;
-    pre.bias = bias;
-    pre.rows = call.m;
-    pre.n = hidden;
-    pre.x = x_.get();
-    pre.x_stride = hidden;
-    pre.y = normed_.get();
-    pre.y_stride = hidden;
-    pre.frees_next = Linear::fuses_epilogue(matrix, call.m);  // it is one of our kernels, then
-    norm(pre, stream);
-    call.x = normed_.get();
+  } else {
+    // The product is one of our kernels where its epilogue is fused.
+    call.x = normalized(weight, bias, call.m, Linear::fuses_epilogue(matrix, call.m), stream);
   }
   linear_->run(matrix, call, stream);
 }
@@ -199,6 +175,11 @@ void Transformer::add_branch(const Matrix& matrix, const void* x, int64_t x_stri
   call.y = branch_.get();
   call.y_stride = hidden;
   linear_->run(matrix, call, stream);
+  add_normed(post_norm, post_bias, multiplier, tokens, stream);
+}
+
+void Transformer::add_normed(void* post_norm, void* post_bias, float multiplier, int32_t tokens, cudaStream_t stream) {
+  const int64_t hidden = model_.hidden;
   if (post_norm == nullptr) {
     add_scaled(dtype_, x_.get(), hidden, branch_.get(), hidden, multiplier, tokens, hidden, stream);
     return;
@@ -332,7 +313,11 @@ void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
   embed_tokens(args, stream);
   for (size_t i = 0; i < model_.layers.size(); ++i) {
     attention_half(i, args, stream);
-    mlp_half(i, args, stream);
+    if (model_.layers[i].mlp.moe.experts > 0) {
+      routed_half(i, args, stream);
+    } else {
+      mlp_half(i, args, stream);
+    }
   }
   const bool compact = args.decode || stops_early(model_.layers.size() - 1, args);
   final_norm(compact ? nullptr : args.step.last, x_.get(), args.slices, last_.get(), stream);
@@ -363,9 +348,12 @@ std::vector<float> Transformer::hidden_of(int32_t index, cudaStream_t stream) {
 }
 
 std::vector<std::pair<std::string, std::string>> Transformer::info() const {
-  return {{"layers", std::to_string(model_.layers.size())},
-          {"weights", weights_.any_quantized() ? "4-bit" : "16-bit"},
-          {"activations", dtype_ == DType::bf16 ? "bf16" : "f16"}};
+  std::vector<std::pair<std::string, std::string>> facts = {
+      {"layers", std::to_string(model_.layers.size())},
+      {"weights", weights_.any_quantized() ? "4-bit" : "16-bit"},
+      {"activations", dtype_ == DType::bf16 ? "bf16" : "f16"}};
+  if (options_.int8_head) facts.emplace_back("int8_head_error", weights_.rounding().relative());
+  return facts;
 }
 
 }  // namespace deploykit::cuda

@@ -35,6 +35,10 @@ class Transformer : public CudaForward {
   void embed_tokens(const ForwardArgs& args, cudaStream_t stream);
   void attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
   void mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  void routed_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  void reserve_routed();
+  // Elements of a token's slots: each has a row of gate-up's results and one of down's.
+  int64_t slot_width(const LayerSpec& layer) const;
   RopeCall rope_call(size_t index, const ForwardArgs& args) const;
   AttentionCall attention_call(size_t index, const ForwardArgs& args) const;
   void attend(size_t index, const ForwardArgs& args, cudaStream_t stream);
@@ -49,10 +53,14 @@ class Transformer : public CudaForward {
   // Whether the rest of this layer is computed for each slice's last token alone (it is the last layer of a prefill).
   bool stops_early(size_t index, const ForwardArgs& args) const;
   void plan_products(cudaStream_t stream);
+  // The normalized residual stream: normed_, or x_ itself without a norm. `frees_next`: see NormCall.
+  const void* normalized(void* weight, void* bias, int32_t tokens, bool frees_next, cudaStream_t stream);
   // qkv or gate-up of the normalized residual stream, the norm inside the product where a kernel can.
   void normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream);
   void add_branch(const Matrix& matrix, const void* x, int64_t x_stride, void* post_norm, void* post_bias,
                   float multiplier, int32_t tokens, cudaStream_t stream);
+  // x_ += multiplier * norm(branch_), or branch_ itself without a norm.
+  void add_normed(void* post_norm, void* post_bias, float multiplier, int32_t tokens, cudaStream_t stream);
   void head(const void* hidden, int32_t rows, float* out, cudaStream_t stream);
   // The last norm of tokens index[0 .. rows) of the batch, or of the first `rows` where index is nullptr.
   void final_norm(const int32_t* index, const void* x, int32_t rows, void* out, cudaStream_t stream);
@@ -74,6 +82,11 @@ class Transformer : public CudaForward {
   Rows rows_{};
   DeviceBuffer<uint16_t> x_, normed_, qkv_, attended_, up_, inner_, branch_, last_;
   DeviceBuffer<float> logits_;
+  // Layers with experts: of so many tokens at a time.
+  int64_t routed_tokens_ = 0;
+  DeviceBuffer<uint16_t> slots_;
+  DeviceBuffer<float> router_logits_;
+  DeviceBuffer<uint8_t> routes_;
   DeviceBuffer<uint8_t> attention_workspace_, unpacked_;
   DeviceBuffer<int32_t> unpacked_table_, plan_;
   Stream side_stream_;

@@ -1,0 +1,7 @@
+#include "cuda/kernels/moe_wgmma.cuh"
+
+namespace deploykit::cuda {
+
+template void moe_wgmma_typed<__nv_bfloat16>(int32_t, const ExpertArgs&, int64_t, int64_t, int32_t, cudaStream_t);
+
+}  // namespace deploykit::cuda
