@@ -8,6 +8,11 @@
 //   32i + 16 + j in the high one.
 // Scales, a tile: f16 [4][keys]: K's scale and zero, V's scale and zero. x = zero + scale * q with q from 0 to 255 or
 //   15; V's int8 stores q - 128.
+//
+// int4 stores M k in place of a key k, and scores are M q . M k: M is orthonormal, so that they stay q . k, and a channel
+// that is large in every key doesn't set the range of all others. With b the largest power of two that divides head_dim
+// and m = head_dim / b: M = A x H, H the Hadamard matrix of b consecutive elements over sqrt(b), A[i][j] = (i == j) -
+// 2 / m over the m runs of them (1 where m = 1). M M = 1.
 #pragma once
 
 #include <cstdint>

@@ -39,6 +39,12 @@ inline int32_t kv_row_bytes(KvType type, bool value, int32_t head_dim) {
 // Whether each token has a scale and a zero for K and for V.
 inline bool has_params(KvType type) { return type == KvType::int8 || type == KvType::k8v4 || type == KvType::int4; }
 
+// Whether keys are stored through kernels.h's transform.
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+inline bool mixes_keys(KvType type) { return type == KvType::int4; }
+
 inline KvArgs kv_args(const char* name, const KvView& kv) {
   require(kv.block_len >= 16 && kv.block_len % 16 == 0, name, "block_len % 16 == 0");
   require(kv.block_bytes % 16 == 0 && kv.layer_offset % 16 == 0, name,

@@ -110,10 +110,14 @@ __device__ __forceinline__ void rotate_newest(const DecodeArgs& a, int64_t i, in
     Row<A, D>& x = rows[j];
     if (part >= 2) {
       rope_query(x, a.rope, i, buffer, angles);
+      if (kKeyBits == 4) x.mix();
       x.store(newest.q[part - 2]);
       continue;
     }
-    if (part == 0) rope_key(x, a.rope, buffer, angles);
+    if (part == 0) {
+      rope_key(x, a.rope, buffer, angles);
+      if (kKeyBits == 4) x.mix();
+    }
     const int bits = part == 0 ? kKeyBits : kValueBits;
     if (bits == 16) {
       x.store(newest.row[part]);

@@ -8,6 +8,14 @@ namespace deploykit::cuda {
 #ifdef __CUDACC__
 namespace {
 
+// The square root of a power of two.
+template <int n>
+constexpr float kRoot = 2.0f * kRoot<n / 4>;
+template <>
+constexpr float kRoot<1> = 1.0f;
+template <>
+constexpr float kRoot<2> = 1.41421356f;
+
 // One row of D elements in a warp: lane l holds elements 2 (l + 32 k) and the one after.
 template <class T, int D>
 struct Row {
@@ -82,6 +90,49 @@ struct Row {
           v[k][e] = v[k][e] * angles[d - half].x + buffer[d - half] * angles[d - half].y;
         }
       }
+    }
+  }
+  // Kernels.h's transform M of 4-bit keys, for a key and for the queries that meet it. All lanes of the warp.
+  __device__ __forceinline__ void mix() {
+    constexpr int kBlock = D & -D, kLanes = kBlock < 64 ? kBlock / 2 : 32, kBlocks = D / kBlock;
+    constexpr float kUnit = 1.0f / kRoot<kBlock>;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      const float sum = v[k][0] + v[k][1];
+      v[k][1] = v[k][0] - v[k][1], v[k][0] = sum;
+#pragma unroll
+      for (int offset = 1; offset < kLanes; offset *= 2) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float other = __shfl_xor_sync(0xffffffffu, v[k][e], offset);
+          v[k][e] = (lane & offset) != 0 ? other - v[k][e] : other + v[k][e];
+        }
+      }
+    }
+#pragma unroll
+    for (int step = 1; step < kBlock / 64; step *= 2) {
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) {
+        if ((k & step) != 0) continue;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float sum = v[k][e] + v[k + step][e];
+          v[k + step][e] = v[k][e] - v[k + step][e], v[k][e] = sum;
+        }
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float all = 0.0f;  // of the blocks' elements at this place; the last block stands in the second word
+      if (kBlocks > 1) {
+        all = v[0][e];
+#pragma unroll
+        for (int offset = kLanes; offset < 32; offset *= 2) all += __shfl_xor_sync(0xffffffffu, all, offset);
+        all += __shfl_sync(0xffffffffu, v[kWords - 1][e], lane % kLanes);
+      }
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) v[k][e] = (v[k][e] - 2.0f / kBlocks * all) * kUnit;
     }
   }
   __device__ __forceinline__ void store_fp8(char* p) const {

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const RopeArgs a) {
       T* q = static_cast<T*>(c.q) + token * c.q_stride + unit * D;
       x.load(q);
       rope_query(x, c, token, buffers[warp], angles);
+      if (mixes_keys(a.type)) x.mix();
       x.store(q);
       continue;
     }
@@ -44,6 +45,7 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const RopeArgs a) {
     x.load(from);
     if (!is_value) {
       rope_key(x, c, buffers[warp], angles);
+      if (mixes_keys(a.type)) x.mix();
       if (c.keep_k) x.store(const_cast<T*>(from));
     }
     char* part = kv_part(a.kv, row, head, index);

@@ -70,7 +70,27 @@ inline std::vector<double> quantized(const float* x, int32_t n, int levels) {
   }
   return y;
 }
+// M x: geometry.h's transform of 4-bit keys, by its definition.
+template <class T>
+std::vector<double> mixed(const T* x, int32_t n) {
+  const int32_t block = n & -n, blocks = n / block;
+  std::vector<double> y(static_cast<size_t>(n), 0.0);
+  for (int32_t i = 0; i < n; ++i) {
+    for (int32_t j = 0; j < n; ++j) {
+      const double across = blocks == 1 ? 1.0 : (i / block == j / block ? 1.0 : 0.0) - 2.0 / blocks;
+      const double sign = __builtin_popcount(static_cast<unsigned>(i % block & j % block)) % 2 != 0 ? -1.0 : 1.0;
+      y[static_cast<size_t>(i)] += across * sign / std::sqrt(static_cast<double>(block)) * static_cast<double>(x[j]);
+    }
+  }
+  return y;
+}
+// A key or value as KV memory gives it back; a 4-bit key out of the transform again, which is its own inverse.
 inline std::vector<double> as_stored(const float* x, int32_t n, KvType type, bool value) {
+  if (type == KvType::int4 && !value) {
+    const std::vector<double> key = mixed(x, n);
+    const std::vector<float> rounded(key.begin(), key.end());
+    return mixed(quantized(rounded.data(), n, 15).data(), n);
+  }
   if (type == KvType::int8 || (type == KvType::k8v4 && !value)) return quantized(x, n, 255);
   if (type == KvType::int4 || type == KvType::k8v4) return quantized(x, n, 15);
   std::vector<double> y(x, x + n);

@@ -103,6 +103,39 @@ TEST(windows_soft_caps_and_sinks) {
   }
 }
 
+TEST(channels_that_are_large_in_every_key_cost_4_bit_keys_little) {
+  for (int32_t head_dim : {64, 80, 96, 128}) {
+    // Three rows of the same numbers: as they are, through each key's own minimum and maximum, and as KV memory has them.
+    Shape shape;
+    shape.head_dim = head_dim;
+    shape.type = KvType::f32;
+    Rows exact(shape, {200}, 6), plain(shape, {200}, 6);
+    shape.type = KvType::int4;
+    Rows stored(shape, {200}, 6);
+    for (Rows* rows : {&exact, &plain, &stored}) {
+      std::vector<float>& keys = rows->keys(0);
+      for (size_t i = 0; i < keys.size(); i += static_cast<size_t>(head_dim)) keys[i + 3] += 15.0f, keys[i + 40] -= 9.0f;
+    }
+    for (std::vector<float>* all : {&plain.keys(0), &plain.values(0)}) {
+      for (size_t i = 0; i < all->size(); i += static_cast<size_t>(head_dim)) {
+        const std::vector<double> y = quantized(all->data() + i, head_dim, 15);
+        std::copy(y.begin(), y.end(), all->begin() + static_cast<long>(i));
+      }
+    }
+    for (Isa isa : available_isas()) {
+      const AttentionKernels& kernels = attention_kernels(isa);
+      const auto run = [&](Rows& rows) { return rows.step(kernels, {{0, 0, 200}}); };
+      const std::vector<float> truth = run(exact);
+      const std::vector<double> wanted(truth.begin(), truth.end());
+      const double before = relative_error(run(plain).data(), wanted), now = relative_error(run(stored).data(), wanted);
+      if (!(now < 0.6 * before)) {
+        check::fail(__FILE__, __LINE__, std::string(isa_name(isa)) + " head_dim " + std::to_string(head_dim) + ": error " +
+                                            check::text(now) + ", by minimum and maximum alone " + check::text(before));
+      }
+    }
+  }
+}
+
 TEST(layouts_are_whole_cache_lines_and_no_larger_than_they_say) {
   ModelDescription model;
   model.layers.resize(3);

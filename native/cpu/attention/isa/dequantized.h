@@ -3,6 +3,7 @@
 
 #include "cpu/attention/isa/convert.h"
 #include "cpu/attention/isa/fold.h"
+#include "cpu/attention/isa/mix.h"
 
 namespace deploykit::cpu::DEPLOYKIT_ISA {
 namespace {
@@ -146,6 +147,7 @@ struct Dequantized {
         const int32_t left = task.head_dim - d;
         store_n(to + int64_t{r} * task.head_dim + d, mul(load_n(from + d, left), factor), left);
       }
+      if (task.type == KvType::int4) mix(to + int64_t{r} * task.head_dim, task.head_dim);
     }
   }
 

@@ -6,6 +6,7 @@
 
 #include "cpu/attention/isa/convert.h"
 #include "cpu/attention/isa/fold.h"
+#include "cpu/attention/isa/mix.h"
 
 #if defined(DEPLOYKIT_ISA_avx512)
 
@@ -42,9 +43,10 @@ struct Integer {
     for (int32_t r = 0; r < rows; ++r) {
       const float* from = task.q + r / task.group * task.q_stride + r % task.group * dim;
       Vec most = zero(), bad = zero();
+      for (int32_t d = 0; d < dim; d += 16) store_n(scaled + d, mul(load_n(from + d, dim - d), factor), dim - d);
+      if (four_bit_keys) mix(scaled, dim);
       for (int32_t d = 0; d < dim; d += 16) {
-        const Vec x = mul(load_n(from + d, dim - d), factor);
-        store_n(scaled + d, x, dim - d);
+        const Vec x = load_n(scaled + d, dim - d);
         most = max(most, abs(x));
         bad = fma(x, zero(), bad);  // NaN where x is not finite
       }

@@ -1,6 +1,7 @@
 // Stores of K and V into KV memory, quantized as they are stored.
 #include "cpu/attention/geometry.h"
 #include "cpu/attention/isa/convert.h"
+#include "cpu/attention/isa/mix.h"
 #include "cpu/ops/isa/math.h"
 
 namespace deploykit::cpu::DEPLOYKIT_ISA {
@@ -101,6 +102,12 @@ void store_quantized(const StoreTask& task, const float* k, const float* v, cons
   const bool four_bit_keys = task.type == KvType::int4;
   uint8_t q[kMaxHeadDim + 32] = {};
   uint16_t scale = 0, zero = 0;
+  float mixed[kMaxHeadDim];
+  if (four_bit_keys) {
+    __builtin_memcpy(mixed, k, static_cast<size_t>(task.head_dim) * 4);
+    mix(mixed, task.head_dim);
+    k = mixed;
+  }
   quantize(k, task.head_dim, four_bit_keys ? 15.0f : 255.0f, q, scale, zero);
   s.scales[s.key] = scale;
   s.scales[g.tile_keys + s.key] = zero;
