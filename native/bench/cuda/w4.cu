@@ -99,7 +99,7 @@ void check_dequantize(int group, bool gptq) {
 template <class T>
 void checks() {
   for (int group : {32, 64, 128}) check_dequantize<T>(group, group == 64);
-  for (int v = 0; v < 4; ++v) {
+  for (int v = 0; v < 6; ++v) {
     for (int m : {1, 2, 5}) {
       check<T>({Tier::gemv, v, 1024, 4096, m, 128, m == 2 ? Epilogue::gated : Epilogue::residual, m == 1, false, m == 5});
     }
@@ -151,6 +151,30 @@ void checks() {
   }
 }
 
+// Clusters that share a row tile, every split.
+template <class T>
+void split_checks() {
+  const Epilogue epilogues[3] = {Epilogue::none, Epilogue::residual, Epilogue::gated};
+  int turn = 0;
+  for (int m : {1, 8, 9, 16, 17, 32, 33, 55, 64}) {
+    for (int n : {16, 544, 4096}) {
+      for (int k : {128, 1024, 4096}) {
+        const Epilogue e = epilogues[turn % 3];
+        check<T>({Tier::wgmma, 1 + turn % 8, n, k, m, 128, e, turn % 4 < 2, turn % 5 == 0 && e == Epilogue::none, false, false,
+                  turn % 7 == 0 ? Activation::gelu : Activation::silu});
+        ++turn;
+      }
+    }
+  }
+  for (int split = 0; split <= 8; ++split) {
+    check<T>({Tier::wgmma, split, 4096, 14336, 64, 128, Epilogue::residual});
+    check<T>({Tier::wgmma, split, 6144, 4096, 16, 128, Epilogue::none, true});
+    check<T>({Tier::wgmma, split, 1024, 4096, 32, 128, Epilogue::gated, true, false, false, false,
+              split % 2 == 0 ? Activation::gelu_tanh : Activation::silu});
+  }
+  for (int m : {3, 16, 32, 64}) check<T>({Tier::door, 0, 28672, 4096, m, 128, Epilogue::gated});
+}
+
 template <class T>
 void prompt_checks() {
   const Epilogue epilogues[3] = {Epilogue::none, Epilogue::residual, Epilogue::gated};
@@ -182,7 +206,7 @@ void prompt_checks() {
 }
 
 // ----------------------------------------------------------------------------------------------------------- times
-using T16 = __nv_bfloat16;
+using T16 = __half;  // what an AWQ checkpoint computes in
 
 // Four-bit weights of one size in several copies, so that none stays in L2; a call as the model makes it.
 struct Load {
@@ -200,6 +224,7 @@ struct Load {
     for (size_t i = 0; i < p.size(); ++i) p[i] = 0x2000u + (i * 2654435761u >> 24) + (((i * 40503u) >> 8 & 15u) << 16);
     CU(cudaMemcpy(params.data, p.data(), p.size() * 4, cudaMemcpyHostToDevice));
     normal(x.data, x.count);
+    call.dtype = dtype_of<T16>();
     call.x = x.data, call.x_stride = k, call.y = y.data, call.y_stride = n;
     if (std::string(s.name) == "gate_up") call.epilogue = Epilogue::gated, call.y_stride = n / 2;
     if (std::string(s.name) == "o" || std::string(s.name) == "down") {
@@ -227,7 +252,7 @@ void tune() {
     };
     for (int m : {1, 2, 4, 8}) {
       std::printf("  m %4d:", m);
-      for (int v = 0; v < 4; ++v) {
+      for (int v = 0; v < 6; ++v) {
         std::printf(" gemv%d %.1f", v,
                     load.time(m, [&](const LinearCall& c, const W4Weight& w) { w4_gemv_variant(v, c, w, stream); }));
       }
@@ -268,13 +293,13 @@ void times() {
     Buffer<T16> w(copies * n * k);
     normal(w.data, w.count, 0.02f);
     const double dequantize = load.time(
-        1, [&](const LinearCall&, const W4Weight& w4) { w4_dequantize(DType::bf16, w4, 0, n, w.data, stream); });
+        1, [&](const LinearCall&, const W4Weight& w4) { w4_dequantize(dtype_of<T16>(), w4, 0, n, w.data, stream); });
     std::printf("%-8s dequantize %.1f us\n", s.name, dequantize);
     for (int m : ms) {
       const double us =
           load.time(m, [&](const LinearCall& c, const W4Weight& w4) { w4_matmul(c, w4, stream); });
       GemmShape shape;
-      shape.m = m, shape.n = n, shape.k = k;
+      shape.dtype = dtype_of<T16>(), shape.m = m, shape.n = n, shape.k = k;
       lt.plan(shape, load.x, k, w, load.y, n, nullptr, lt_workspace, lt_bytes, 8, stream);
       const double flops = 2.0 * m * n * k;
       const double library = time_us(stream, flops > 2e11 ? 4 : copies * std::max(1, 24 / copies), [&](int i) {
@@ -299,6 +324,8 @@ int main(int argc, char** argv) {
       checks<__half>();
       prompt_checks<__nv_bfloat16>();
       prompt_checks<__half>();
+      split_checks<__nv_bfloat16>();
+      split_checks<__half>();
       std::printf("%d failures\n", failures());
     }
     if (mode == "tune" || mode == "all") tune();

@@ -211,6 +211,10 @@ void pick(int variant, const LinearArgs& a, const W4Weight& w, cudaStream_t stre
       return run<T, 128, 1, 8, 2, 3>(a, w, stream);
     case 2:
       return run<T, 128, 1, 8, 4, 3>(a, w, stream);
+    case 4:
+      return run<T, 128, 1, 8, 3, 2>(a, w, stream);
+    case 5:
+      return run<T, 128, 1, 8, 2, 4>(a, w, stream);
     default:
       return run<T, 128, 1, 16, 1, 2>(a, w, stream);
   }
@@ -231,9 +235,9 @@ void w4_gemv_variant(int variant, const LinearCall& call, const W4Weight& w, cud
 // Measured on an H100 (bench/cuda/NOTES.md): by 16-row tiles a multiprocessor, inputs and tokens.
 void w4_gemv(const LinearCall& call, const W4Weight& w, cudaStream_t stream) {
   const int64_t tiles = w.n / 16, sms = multiprocessors();
-  int variant = 2;
+  int variant = call.m == 2 ? 5 : 2;
   if (tiles <= 2 * sms) {
-    variant = w.k > 8192 && call.m <= 2 ? 0 : 3;
+    variant = call.m > 2 ? 3 : w.k > 8192 ? 0 : 4;
   } else if (tiles <= 3 * sms) {
     variant = 1;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/w4_prefill_launch.cuh"
+#include "cuda/kernels/w4_split_kernel.cuh"
 #include "cuda/kernels/w4_wgmma_kernel.cuh"
 
 namespace deploykit::cuda {
@@ -38,10 +39,9 @@ struct W4Choice {
 };
 
 // How many blocks share a tile: waves of clusters, each its stages (`stage` microseconds) and what they cost besides.
-template <class T, class S>
-W4Choice w4_choose(const LinearArgs& a, double stage, double fixed, double shared, int forced) {
+template <class S, class Kernel>
+W4Choice w4_choose(Kernel kernel, const LinearArgs& a, double stage, double fixed, double shared, int forced) {
   static int32_t known[kW4MaxSplit + 1] = {};
-  const auto kernel = w4_wgmma_kernel<T, S>;
   allow_shared("w4_matmul", kernel, S::kSharedBytes);
   const int64_t tiles = ceil_div(a.n, S::kRows) * ceil_div(a.m, S::kTokens), steps = ceil_div(a.k, 128);
   W4Choice best;
@@ -81,13 +81,37 @@ void run_w4(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream_t 
                      maps.params, maps.tokens);
 }
 
+template <class T, class S>
+void run_split(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream_t stream) {
+  const auto kernel = w4_split_kernel<T, S>;
+  allow_shared("w4_matmul", kernel, S::kSharedBytes);
+  W4Plan plan;
+  plan.steps = static_cast<int32_t>(ceil_div(a.k, 128));
+  plan.row_tiles = static_cast<int32_t>(ceil_div(a.n, S::kRows));
+  plan.token_tiles = 1;
+  plan.split = split;
+  plan.early = 2;  // more at once only makes a queue in which the kernel in front waits too
+  const W4Maps maps = w4_maps<T>(a, w, 128, S::kRows, S::kTokens);
+  launch_w4_clusters(kernel, plan.row_tiles, split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data, maps.params,
+                     maps.tokens);
+}
+
 // At most 64 tokens: one tile of them.
 template <class T, int kTokens, bool kWide>
 void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
-  using S = W4Shape<kTokens, 1, 2, kWide, true, kWide>;
-  const W4Choice choice = kTokens >= 64 ? w4_choose<T, S>(a, 0.56, 2.0, 1.2, variant & 15)
-                                        : w4_choose<T, S>(a, 0.25, 4.0, 0.3, variant & 15);
-  run_w4<T, S>(a, w, choice.split, stream);
+  if constexpr (kWide) {
+    using S = W4Split<kTokens, false>;
+    const auto kernel = w4_split_kernel<T, S>;
+    const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15)
+                                          : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15);
+    run_split<T, S>(a, w, choice.split, stream);
+  } else {
+    using S = W4Shape<kTokens, 1, 2, kWide, true, false>;
+    const auto kernel = w4_wgmma_kernel<T, S>;
+    const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15)
+                                          : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15);
+    run_w4<T, S>(a, w, choice.split, stream);
+  }
 }
 
 template <class T, bool kWide>
@@ -95,7 +119,7 @@ void many_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream
   using Tall = W4Shape<128, 2, 1, kWide, false, false>;
   using Cut = W4Shape<128, 1, 1, kWide, true, false>;
   using Low = W4Shape<128, 1, 1, kWide, false, false>;
-  const W4Choice low = w4_choose<T, Cut>(a, 0.7, 4.0, 0.8, variant & 15);
+  const W4Choice low = w4_choose<Cut>(w4_wgmma_kernel<T, Cut>, a, 0.7, 4.0, 0.8, variant & 15);
   using Prompt = W4Prefill<kWide>;
   // Both take as long for a round; where they tie, the one that unpacks half as much.
   const double round = static_cast<double>(ceil_div(a.k, 128)) * 1.4 + 4.0;
