@@ -215,6 +215,7 @@ EngineOptions read_options(py::handle object) {
   f.get("session_len", o.session_len);
   f.get("max_step_tokens", o.max_step_tokens);
   f.get("threads", o.threads);
+  f.get("int8_head", o.int8_head);
   f.get("isa", o.isa);
   f.end();
   return o;

@@ -29,7 +29,7 @@
 //           #   "layers": [{"attention": {...}, "mlp": {..., "moe": {...}}, "attn_norm", ...}], "tied", ...}
 //           # manifest: [{"name", "format", "rows", "cols", "group"}]
 //           # options: {"device", "device_index", "dtype", "kv", "block_len", "num_blocks", "max_rows",
-//           #   "session_len", "max_step_tokens", "threads", "isa"}
+//           #   "session_len", "max_step_tokens", "threads", "int8_head", "isa"}
 //       def load_weight(self, name: str, data: Buffer, scales: Buffer | None = None, zeros: Buffer | None = None,
 //                       zero_offset: int = 0) -> None
 //           # Format and shape are the manifest's. Elements: bytes (uint8) always; or float32 for f32; float16 or

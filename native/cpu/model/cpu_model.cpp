@@ -46,7 +46,7 @@ CpuModel::CpuModel(const ModelDescription& model, const std::vector<WeightSpec>&
       options_(checked(options)),
       isa_(choose_isa(options.isa)),
       pool_(options.threads),
-      weights_(model_, manifest, options.dtype, isa_),
+      weights_(model_, manifest, options.dtype, isa_, options.int8_head),
       program_(model_, weights_, options.threads),
       space_(program_, options_),
       layout_(make_kv_layout(model_, options.kv, options.block_len)),
@@ -272,10 +272,13 @@ std::vector<std::pair<std::string, std::string>> CpuModel::info() const {
   for (const auto& [format, count] : weights_.formats()) {
     formats += (formats.empty() ? "" : ", ") + std::to_string(count) + " x " + format_name(format);
   }
-  return {{"isa", isa_name(isa_)},
-          {"threads", std::to_string(pool_.threads()) + (pool_.pinned() ? ", pinned" : "")},
-          {"dtype", dtype_name(options_.dtype)},
-          {"weights", formats}};
+  std::vector<std::pair<std::string, std::string>> facts = {
+      {"isa", isa_name(isa_)},
+      {"threads", std::to_string(pool_.threads()) + (pool_.pinned() ? ", pinned" : "")},
+      {"dtype", dtype_name(options_.dtype)},
+      {"weights", formats}};
+  if (weights_.int8_head()) facts.emplace_back("int8_head_error", weights_.rounding().relative());
+  return facts;
 }
 
 std::unique_ptr<ForwardModel> create_cpu_model(const ModelDescription& model, const std::vector<WeightSpec>& manifest,

@@ -138,7 +138,7 @@ Program::Program(const ModelDescription& description, const WeightStore& weights
     layers.push_back(std::move(layer));
   }
   embed = weights.matrix("embed.weight");
-  head.matrix = description.tied ? embed : weights.matrix("head.weight");
+  head.matrix = weights.head();
   if (description.head_bias) head.bias = weights.vector("head.bias");
   final_norm = norm(weights, "final_norm", true, description.norm_bias);
 }

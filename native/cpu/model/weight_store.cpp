@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/matmul/layout.h"
+#include "cpu/model/int8_head.h"
 #include "deploykit/error.h"
 
 namespace deploykit::cpu {
@@ -19,6 +20,10 @@ bool ends_with(const std::string& text, const char* end) {
 
 bool vector_name(const std::string& name) {
   return ends_with(name, "norm.weight") || ends_with(name, ".bias") || ends_with(name, ".sinks");
+}
+
+bool plain(WeightFormat format) {
+  return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
 
 // Formats that keep a row in consecutive bytes: any range of rows is a tensor of its own.
@@ -86,34 +91,62 @@ const char* format_name(WeightFormat format) {
   return "unknown";
 }
 
-WeightStore::WeightStore(const ModelDescription& model, const std::vector<WeightSpec>& manifest, DType dtype, Isa isa)
-    : ledger_(manifest) {
+WeightStore::WeightStore(const ModelDescription& model, const std::vector<WeightSpec>& manifest, DType dtype, Isa isa,
+                         bool int8_head)
+    : ledger_(manifest), head_(model.tied && !int8_head ? "embed.weight" : "head.weight"), int8_head_(int8_head) {
   check_manifest(model, manifest);
+  WeightSpec head;
+  if (int8_head) {
+    const WeightSpec& source = int8_head_source(model, manifest);
+    if (!plain(source.format)) refuse_int8_head(source, format_name(source.format));
+    head_source_ = source.name;
+    head = {head_, WeightFormat::int8, source.rows, source.cols, 0};
+  }
   std::unordered_map<std::string, const WeightSpec*> stored;
   for (const WeightSpec& spec : manifest) stored.emplace(spec.name, &spec);
   for (const WeightSpec& needed : required_weights(model)) {
-    Slot slot;
-    slot.spec = *stored.at(needed.name);
-    slot.is_vector = vector_name(slot.spec.name);
-    if (slot.is_vector) {
-      slot.offset = arena_.reserve(slot.spec.cols, sizeof(float));
-    } else {
-      slot.matrix = plan_matrix(slot.spec, dtype, isa);
-      slot.offset = arena_.reserve(packed_bytes(slot.matrix));
-    }
-    by_name_.emplace(slot.spec.name, slots_.size());
-    slots_.push_back(std::move(slot));
+    plan(int8_head && needed.name == head.name ? head : *stored.at(needed.name), dtype, isa);
   }
+  if (int8_head && model.tied) plan(head, dtype, isa);
   arena_.allocate();
   for (Slot& slot : slots_) {
     if (!slot.is_vector) slot.matrix.data = arena_.at(slot.offset);
   }
 }
 
+void WeightStore::plan(const WeightSpec& spec, DType dtype, Isa isa) {
+  Slot slot;
+  slot.spec = spec;
+  slot.is_vector = vector_name(spec.name);
+  if (slot.is_vector) {
+    slot.offset = arena_.reserve(spec.cols, sizeof(float));
+  } else {
+    slot.matrix = plan_matrix(spec, dtype, isa);
+    slot.offset = arena_.reserve(packed_bytes(slot.matrix));
+  }
+  by_name_.emplace(spec.name, slots_.size());
+  slots_.push_back(std::move(slot));
+}
+
+void WeightStore::quantize_head(const WeightTensor& tensor, ThreadPool& pool) {
+  const PackedMatrix& matrix = head();
+  const int64_t pieces = std::min<int64_t>(matrix.tiles(), 4 * int64_t{pool.threads()});
+  std::vector<RoundingError> rounding(static_cast<size_t>(pieces));
+  pool.parallel_for(pieces, [&](int64_t i) {
+    rounding[static_cast<size_t>(i)] =
+        pack_int8_head(matrix, tensor, matrix.tiles() * i / pieces, matrix.tiles() * (i + 1) / pieces);
+  });
+  rounding_ = {};
+  for (const RoundingError& piece : rounding) rounding_.add(piece);
+}
+
 void WeightStore::load(const WeightTensor& tensor, ThreadPool& pool) {
   ledger_.check(tensor);
   const Slot& slot = slots_[by_name_.at(tensor.spec.name)];
-  if (slot.is_vector) {
+  if (tensor.spec.name == head_source_) quantize_head(tensor, pool);
+  if (int8_head_ && tensor.spec.name == head_) {
+    // It is the head itself: nothing else is kept of it.
+  } else if (slot.is_vector) {
     convert(tensor, arena_.floats(slot.offset));
   } else {
     const PackedMatrix& matrix = slot.matrix;

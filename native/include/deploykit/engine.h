@@ -14,7 +14,7 @@
 #include "deploykit/weights.h"
 
 // Changes with every change of the API or of what it means; the Python side refuses another one.
-#define DEPLOYKIT_ABI_VERSION 1
+#define DEPLOYKIT_ABI_VERSION 2
 
 namespace deploykit {
 
@@ -36,6 +36,9 @@ struct EngineOptions {
   int32_t session_len = 0;
   int32_t max_step_tokens = 0;
   int32_t threads = 1;
+  // The output head in int8 with a float32 scale a row, made while loading of one that is stored plainly (or, on a GPU,
+  // in blocks that are unpacked there anyway). A tied model's table stays as it is beside it.
+  bool int8_head = false;
   std::string isa;  // CPU: scalar | avx2 | avxvnni | avx512 | neon; empty = the best that this CPU has
 };
 
