@@ -15,7 +15,14 @@ from deploykit.fsutil import cache_dir
 
 QUICK_ROUNDS, QUICK_TRIES = 2, 1
 # Weights dequantized and everything computed in float32 by the engine that others are checked against.
-REFERENCE = {"f32": ("model.dtype=float32", "engine.backend=pytorch", "engine.cache.quant_policy=none")}
+REFERENCE = {
+    "f32": (
+        "model.dtype=float32",
+        "engine.backend=pytorch",
+        "engine.cache.quant_policy=none",
+        "engine.lm_head_dtype=auto",
+    )
+}
 
 
 def installed(vs: Sequence[str], peer_python: Sequence[str]) -> dict[str, tuple[str, ...]]:

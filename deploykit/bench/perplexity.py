@@ -110,4 +110,5 @@ def _row(variant: Variant, windows: Sequence[list[int]]) -> PerplexityRow:
         perplexity=math.exp(-mean),
         mean_logprob=mean,
         off=None,
+        lm_head_dtype=plan.lm_head_dtype,
     )

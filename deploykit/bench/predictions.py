@@ -33,7 +33,7 @@ BACKENDS = ("native", "pytorch")
 RATIO = 0.8  # what the rule takes where the recipe says nothing
 SMALL = 2 << 30  # of a CPU's memory: on a large machine the pool hides what the rest is off by
 OUTPUT = 4  # tokens of each request of the load
-WEIGHTS_ROWS = ("weights", "embeddings")
+WEIGHTS_ROWS = ("weights", "embeddings", "output head")
 
 
 @dataclass(frozen=True, kw_only=True)

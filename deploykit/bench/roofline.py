@@ -19,11 +19,17 @@ from deploykit.plan.types import Plan
 class ModelCost:
     """Bytes and multiply-accumulates (MAC) of one model; activations, norms and sampling are left out."""
 
-    weight_bytes: int  # read by every step: all matrices as they are stored, with the output head
+    weight_bytes: int  # read by every step: all matrices as stored, the output head too, experts apart
     kv_token_bytes: int
     layer_macs: int  # a token, all layers, attention's own left out
     head_macs: int  # a token whose logits are wanted
     attention_macs: int  # a token and a token of its context
+    expert_bytes: int = 0  # all experts of all layers
+    chosen: float = 0.0  # share of a layer's experts that a token goes to
+
+    def step_bytes(self, tokens: int) -> int:
+        """Weights that a step of so many tokens reads: experts that have a token, if every choice is as likely."""
+        return self.weight_bytes + round(self.expert_bytes * (1 - (1 - self.chosen) ** tokens))
 
 
 @dataclass(frozen=True)
@@ -47,20 +53,39 @@ class Roofline:
 
 
 def model_cost(facts: Facts, plan: Plan) -> ModelCost | None:
-    """None for experts, of which a step reads some."""
-    if any("experts" in key for key in facts.config):
+    """None for experts whose number the config doesn't say."""
+    chosen = _chosen(facts.config)
+    if chosen is None:
         return None
     embedding = [t for t in facts.tensors if t.name.endswith("embed_tokens.weight")]
     head = [t for t in facts.tensors if t.name.endswith("lm_head.weight")]
     tables = {t.name for t in (*embedding, *head)}
-    body = [t for t in facts.tensors if t.name not in tables]
+    layers = [t for t in facts.tensors if t.name not in tables]
+    experts = [t for t in layers if ".experts." in t.name]
+    body = [t for t in layers if ".experts." not in t.name]
+    expert_macs = sum(_elements(facts, t.name, t.num_elements) for t in experts if len(t.shape) > 1)
+    int8 = facts.vocab_size * (facts.hidden_size + 4)  # a scale a row
+    stored = sum(t.nbytes for t in (head or embedding))
     return ModelCost(
-        weight_bytes=sum(t.nbytes for t in (*body, *(head or embedding))),
+        weight_bytes=sum(t.nbytes for t in body) + (int8 if plan.lm_head_dtype == "int8" else stored),
         kv_token_bytes=plan.block_bytes // plan.block_len,
-        layer_macs=sum(_elements(facts, t.name, t.num_elements) for t in body if len(t.shape) == 2),
+        layer_macs=sum(_elements(facts, t.name, t.num_elements) for t in body if len(t.shape) == 2)
+        + round(expert_macs * chosen),
         head_macs=facts.hidden_size * facts.vocab_size,
         attention_macs=2 * facts.num_layers * facts.num_heads * facts.head_dim,
+        expert_bytes=sum(t.nbytes for t in experts),
+        chosen=chosen,
     )
+
+
+def _chosen(config: dict[str, Any]) -> float | None:
+    """Share of the routed experts that a token goes to; 0 without experts, None where the config doesn't say."""
+    if not any("experts" in key for key in config):
+        return 0.0
+    keys = ("num_experts", "num_local_experts", "n_routed_experts")
+    count = next((config[key] for key in keys if key in config), 0)
+    top_k = config.get("num_experts_per_tok") or 0
+    return float(top_k / count) if count and top_k else None
 
 
 def _elements(facts: Facts, name: str, stored: int) -> int:
@@ -117,7 +142,7 @@ def roofline(
     count = nbytes = flops = 0
     seconds = 0.0
     for step in steps:
-        step_bytes = cost.weight_bytes + step.kv_tokens * cost.kv_token_bytes
+        step_bytes = cost.step_bytes(step.tokens) + step.kv_tokens * cost.kv_token_bytes
         macs = step.tokens * cost.layer_macs + step.logits * cost.head_macs + step.pairs * cost.attention_macs
         count += 1
         nbytes += step_bytes

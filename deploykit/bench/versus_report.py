@@ -82,6 +82,7 @@ class PerplexityRow(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
     mean_logprob: float
     off: float | None  # perplexity over the reference's, less one
+    lm_head_dtype: str = "auto"  # of the output head; auto = as it is stored
 
 
 class Perplexity(msgspec.Struct, frozen=True, kw_only=True, tag="perplexity"):

@@ -58,7 +58,7 @@ def perplexity_rows(result: Perplexity) -> tuple[str, Row, list[Row]]:
         (
             row.name,
             row.engine,
-            row.dtype,
+            row.dtype if row.lm_head_dtype == "auto" else f"{row.dtype}, {row.lm_head_dtype} head",
             row.kv_dtype,
             f"{row.perplexity:.4f}",
             "" if row.off is None else f"{row.off:+.3%}",

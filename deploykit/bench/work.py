@@ -58,7 +58,8 @@ def work_of(facts: Facts, plan: Plan) -> Work:
     """Weights count as the plan has them in memory, whatever the engine."""
     memory = {item.name: item.bytes for item in plan.memory}
     embeddings = memory.get("embeddings", 0)
-    head_bytes = embeddings if facts.tie_word_embeddings else embeddings // 2
+    stored = embeddings if facts.tie_word_embeddings else embeddings // 2
+    head_bytes = memory.get("output head", stored)  # a row of its own where it isn't as it is stored
     return Work(
         weight_bytes=memory.get("weights", 0) + head_bytes,
         kv_token_bytes=plan.block_bytes // plan.block_len,

@@ -40,6 +40,12 @@ def choose(target: str | None) -> Attach | Start:
     shared = [s for s in running if not s.private]  # a private one ends with its own client
     if target is None:
         return _default(shared)
+    if target == "-":
+        raise ConfigError(
+            "a recipe on stdin can't be talked to",
+            why="here stdin is what is asked",
+            fix="serve it, then talk to it: deploykit up - -d < recipe.yaml",
+        )
     if re.match(r"https?://", target, re.IGNORECASE):
         return Attach(base_url(target), f"the server at {target}")
     if named := next((s for s in running if s.name == target), None):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deploykit.errors import DeploykitError
 
@@ -64,6 +64,24 @@ def print_error(error: DeploykitError) -> None:
         if text:
             body = safe(text).replace("\n", "\n" + " " * 9)
             print(f"  {paint(f'{label}:', '36', err)}{' ' * (6 - len(label))}{body}", file=err)
+
+
+def fault_data(error: DeploykitError) -> dict[str, Any]:
+    """An error for programs: its four texts."""
+    return {key: getattr(error, key) for key in ("what", "where", "why", "fix")}
+
+
+def print_error_json(error: DeploykitError) -> None:
+    """The same for a program, one object on stdout: `errors` are a recipe's, as in `validate --format json`."""
+    import json
+
+    from deploykit.recipe.render import to_json
+
+    fault = fault_data(error)
+    if tail := getattr(error, "tail", ()):
+        fault["tail"] = list(tail)
+    found = [to_json(diagnostic) for diagnostic in getattr(error, "diagnostics", ())]
+    print(json.dumps({"error": fault, "errors": found}, indent=2))
 
 
 def _print_diagnostics(error: DeploykitError) -> None:
@@ -141,7 +159,7 @@ class LiveStages(StageDisplay):
             transient=True,
         )
         self._name = stage.name
-        self._task = self._live.add_task(_label(stage.name), total=None, detail="")
+        self._task = self._live.add_task(_label(stage.name, stage.state), total=None, detail="")
         self._live.start()
 
     def _advance(self, stage: Stage) -> None:
@@ -159,12 +177,13 @@ class LiveStages(StageDisplay):
         self._live = self._task = None
 
 
-def _label(name: str) -> str:
-    return LABELS.get(name, name)
+def _label(name: str, state: str = "done") -> str:
+    """What a stage is called; of a recipe it isn't said before it is known that it is valid."""
+    return "recipe" if name == "recipe" and state != "done" else LABELS.get(name, name)
 
 
 def _mark(stage: Stage) -> str:
-    return {"done": "✔", "failed": "✘", "start": "…"}.get(stage.state, " ")
+    return {"done": "✔", "failed": "✘", "interrupted": "✘", "start": "…"}.get(stage.state, " ")
 
 
 def _took(stage: Stage) -> str:
@@ -174,9 +193,9 @@ def _took(stage: Stage) -> str:
 
 
 def _plain(stage: Stage) -> str:
-    state = {"done": "ok", "failed": "failed", "start": "…"}[stage.state]
+    state = {"done": "ok", "start": "…"}.get(stage.state, stage.state)
     parts = [
-        f"{_label(stage.name)}: {state}",
+        f"{_label(stage.name, stage.state)}: {state}",
         safe(stage.detail),
         f"({took})" if (took := _took(stage)) else "",
     ]
@@ -184,9 +203,10 @@ def _plain(stage: Stage) -> str:
 
 
 def _styled(stage: Stage, stream: TextIO) -> str:
-    colour = {"done": "32", "failed": "31", "start": "33"}[stage.state]
+    colour = {"done": "32", "failed": "31"}.get(stage.state, "33")
     took = _took(stage)
-    line = f"{paint(_mark(stage), colour, stream)} {_label(stage.name):<15} {safe(stage.detail)}".rstrip()
+    detail = "interrupted" if stage.state == "interrupted" else safe(stage.detail)
+    line = f"{paint(_mark(stage), colour, stream)} {_label(stage.name, stage.state):<15} {detail}".rstrip()
     return f"{line} {paint(took, '2', stream)}" if took else line
 
 

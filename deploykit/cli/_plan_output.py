@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from deploykit.cli._output import fault_data
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deploykit.deployment.facts import Found
-    from deploykit.errors import DeploykitError
     from deploykit.hardware.described import Described
     from deploykit.hardware.machine import Machine
     from deploykit.plan import Plan, PlanError
@@ -62,10 +63,6 @@ def sums_data(made: Plan) -> dict[str, Any]:
 def template_data(template: Resolved | None) -> dict[str, Any] | None:
     keys = ("name", "origin", "reason", "capability", "stop_words", "notes")
     return None if template is None else {key: getattr(template, key) for key in keys}
-
-
-def fault_data(error: DeploykitError) -> dict[str, Any]:
-    return {key: getattr(error, key) for key in ("what", "where", "why", "fix")}
 
 
 def refusal_data(error: PlanError) -> dict[str, Any]:

@@ -48,6 +48,7 @@ _EPILOG = "`deploykit COMMAND --help` explains a command. To begin: deploykit up
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code (0 ok, 1 failure, 2 usage or configuration, 3 does not fit, 130 Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in _options(args)
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -60,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeploykitError as error:
         if _debug():
             raise
-        _print_error(error)
+        _print_error(error, as_json)
         return error.exit_code
     except OSError as error:  # a full disk, a folder that may not be written: the system's word, not a bug
         if _debug():
             raise
         where = str(error.filename) if error.filename is not None else None
-        _print_error(DeploykitError(f"the system refused: {error.strerror or error}", where=where))
+        _print_error(DeploykitError(f"the system refused: {error.strerror or error}", where=where), as_json)
         return EXIT_FAILURE
     except Exception as error:
         if _debug():
@@ -76,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "this is a bug in deploykit",
                 why=f"{type(error).__name__}: {error}",
                 fix="run the command again with DEPLOYKIT_DEBUG=1 and report what it prints",
-            )
+            ),
+            as_json,
         )
         return EXIT_FAILURE
 
@@ -169,14 +171,20 @@ def _unknown(args: list[str]) -> int:
         error.fix = f"to serve it: deploykit up {name}"
     else:
         error.fix = f"one of: {', '.join(COMMANDS)}"
-    _print_error(error)
+    _print_error(error, as_json=False)
     return error.exit_code
 
 
-def _print_error(error: DeploykitError) -> None:
-    from deploykit.cli._output import print_error
+def _options(args: list[str]) -> list[str]:
+    """What may be options: arguments before a `--`."""
+    return args[: args.index("--")] if "--" in args else args
 
-    print_error(error)
+
+def _print_error(error: DeploykitError, as_json: bool) -> None:
+    """On stderr for a person, or on stdout for a program that asked with --json: the exit code is the same."""
+    from deploykit.cli._output import print_error, print_error_json
+
+    (print_error_json if as_json else print_error)(error)
 
 
 def _debug() -> bool:

@@ -99,7 +99,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="SHAPE",
-            help="With --suite, --predictions: random weights of this shape, llama-3-8b (the suite's own) or tiny.",
+            help="With --suite, --predictions: random weights of this shape: llama-3-8b (the suite's own), "
+            "qwen3-30b-a3b, mixtral-8x7b, qwen3-30b-a3b-6-layers, tiny or tiny-moe.",
             show_default=False,
         ),
     ] = None,

@@ -60,7 +60,8 @@ def build(
             phases.add(progress.phase)
             show(progress)
 
-        made = make(target, jobs=jobs, force=force, report=report)
+        with _saying_interrupted():
+            made = make(target, jobs=jobs, force=force, report=report)
     _print(made, "configure" in phases, json_)
     return EXIT_OK
 
@@ -91,6 +92,19 @@ def _print(made: Build, compiled: bool, json_: bool) -> None:
     how = f"built in {manifest.seconds:.0f} s" if compiled else "built already; --force builds it again"
     print(f"native library for {made.target.name}: {how}")
     print(f"  {made.library}")
+
+
+@contextlib.contextmanager
+def _saying_interrupted() -> Iterator[None]:
+    """One line where a signal ended it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(
+            "interrupted: there is no new library; the next build goes on from what is compiled",
+            file=sys.stderr,
+        )
+        raise
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ def cache(
     action: Annotated[
         Action,
         typer.Argument(
+            metavar="ACTION",
             help="ls: sizes, and what uses what. rm NAME…: remove models. verify [NAME…]: read every file again and "
             "compare it with its sha256. prune: remove what interrupted fetches and old conversions left.",
             show_default=False,
@@ -40,7 +41,7 @@ def cache(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help="owner/name, owner/name@COMMIT, package==version, or a path; as `ls` shows it.",
         ),
     ] = None,

@@ -14,7 +14,9 @@ class Shell(StrEnum):
     fish = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell that is to read it.")]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="The shell that is to read it.")],
+) -> None:
     """Print a shell script that completes commands, options, recipes, deployments and files.
 
     bash: add `source <(deploykit completion bash)` to ~/.bashrc.

@@ -21,7 +21,7 @@ def config(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A recipe or the name of a shipped one; a model folder, a GGUF file or a hub id: the implied recipe.",
+            help="A recipe (- for stdin) or the name of a shipped one; of a model, the recipe that it implies.",
             show_default=False,
         ),
     ],

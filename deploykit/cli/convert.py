@@ -21,7 +21,7 @@ def convert(
     ],
     out: Annotated[
         str | None,
-        typer.Argument(metavar="[OUT]", help="The folder to make; default: FOLDER-safetensors beside it."),
+        typer.Argument(metavar="OUT", help="The folder to make; default: FOLDER-safetensors beside it."),
     ] = None,
     timeout: Annotated[
         float | None,

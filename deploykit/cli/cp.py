@@ -24,7 +24,7 @@ def cp(
     dest: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DEST]", help="A .yaml file or a folder; ./NAME.yaml by default.", show_default=False
+            metavar="DEST", help="A .yaml file or a folder; ./NAME.yaml by default.", show_default=False
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,

@@ -24,7 +24,7 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="RECIPE",
-            help="Also judge this recipe, model folder, GGUF file or hub id on this machine.",
+            help="Also judge this recipe (- for stdin), model folder, GGUF file or hub id on this machine.",
             show_default=False,
         ),
     ] = None,

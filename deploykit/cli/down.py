@@ -11,7 +11,7 @@ from deploykit.errors import EXIT_FAILURE, EXIT_OK, ConfigError
 
 
 def down(
-    names: Annotated[list[str] | None, typer.Argument(help="Deployments to stop.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Deployments to stop.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every one of them.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Don't wait for running requests.")] = False,
 ) -> int:
@@ -32,10 +32,12 @@ def down(
         states = [find(name) for name in dict.fromkeys(names)]
     else:
         running = [s.name for s in read_all() if s.live]
+        if not running:
+            raise ConfigError("nothing runs", fix="`deploykit ps --all` lists what ran before")
         raise ConfigError(
             "which deployment?",
-            why=f"these run: {', '.join(running)}" if running else "none runs",
-            fix="name it, or give --all",
+            why=f"these run: {', '.join(running)}",
+            fix=f"deploykit down {running[0]}" if len(running) == 1 else "name it, or give --all",
         )
     code = EXIT_OK
     for state, outcome in stop(states, now=now):

@@ -16,7 +16,7 @@ from deploykit.errors import ConfigError
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="Such as `unknown-key`; without it: all codes.")
+        str | None, typer.Argument(metavar="CODE", help="Such as `unknown-key`; without it: all codes.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -19,7 +19,7 @@ def init(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A hub id (owner/name), a model folder, a .gguf file, the name of a shipped recipe, or a recipe. "
             "Asked for on a terminal.",
             show_default=False,
@@ -71,6 +71,10 @@ def init(
         from deploykit.cli._init_wizard import ask
 
         model, use, output = ask(use, output)
+    if model == "-":
+        raise ConfigError(
+            "`init` begins with a model or a recipe file, and `-` is stdin", fix="write the recipe to a file"
+        )
     wish = Wish(model, use or Use.chat, machine, tuple(sets or ()), tuple(profiles or ()), fetch, offline)
     loaded = open_target(model, sets=wish.sets, profiles=wish.profiles)
     file = destination(None if output == "-" else output, loaded.name)
@@ -135,4 +139,6 @@ def _write(made: Made, *, to_stdout: bool) -> None:
     print(f"wrote {safe(str(made.file))}")
     for value in made.values:
         print(f"  {value.key}: {value.value}  ({safe(value.reason)})")
+    for file in made.files:
+        print(f"wrote {safe(str(file))}")
     print(f"next  deploykit up {safe(str(made.file))}")

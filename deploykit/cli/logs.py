@@ -13,12 +13,14 @@ from deploykit.errors import ConfigError
 
 def logs(
     name: Annotated[
-        str | None, typer.Argument(help="A deployment; may be left out where there is one.")
+        str | None, typer.Argument(metavar="NAME", help="A deployment; may be left out where there is one.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on with new lines until it ends.")
     ] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines from the end.")] = 100,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", metavar="N", min=0, help="How many lines from the end.")
+    ] = 100,
 ) -> None:
     """Show a deployment's log: its own lines, the engine's and the front's."""
     from deploykit.supervise.log import follow as follow_log

@@ -22,7 +22,7 @@ def ls(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[WORD]...",
+            metavar="WORD",
             help="Only recipes with these words in name or description.",
             show_default=False,
         ),

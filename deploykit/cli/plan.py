@@ -26,7 +26,7 @@ def plan(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A recipe, the name of a shipped one, a model folder, a GGUF file, or a hub id.",
+            help="A recipe, the name of a shipped one, a model folder, a GGUF file, a hub id, or - for stdin.",
         ),
     ] = None,
     machine: Annotated[
@@ -77,6 +77,7 @@ def plan(
 
 def _show(loaded: LoadedRecipe, found: Found, other: Described | None, json_: bool) -> int:
     from deploykit.cli import _plan_output as show
+    from deploykit.cli._output import fault_data
     from deploykit.deployment.variants import naming_variants
     from deploykit.plan import PlanError
     from deploykit.plan.fitting import plan_fitting
@@ -100,7 +101,7 @@ def _show(loaded: LoadedRecipe, found: Found, other: Described | None, json_: bo
     more = more_of(inputs)
     template, wrong = _template(loaded, found)
     if json_:
-        fault = None if wrong is None else show.fault_data(wrong)
+        fault = None if wrong is None else fault_data(wrong)
         data = {"plan": made, "sums": show.sums_data(made), "template": show.template_data(template)}
         show.print_json({"fits": True, **head, **data, "more": more, "error": fault})
         return EXIT_OK if wrong is None else wrong.exit_code

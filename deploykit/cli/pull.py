@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploykit.cli._options import Json, Profiles, Sets
-from deploykit.errors import EXIT_OK, ConfigError
+from deploykit.errors import EXIT_OK, ConfigError, DeploykitError
 
 if TYPE_CHECKING:
     from deploykit.hub import Fetched, Preview
@@ -19,7 +19,9 @@ def pull(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="A recipe, the name of a shipped one, or a hub id.", show_default=False
+            metavar="TARGET",
+            help="A recipe (- for stdin), the name of a shipped one, or a hub id.",
+            show_default=False,
         ),
     ],
     set_: Sets = None,
@@ -105,12 +107,14 @@ def _report(fetched: Fetched, json_: bool) -> None:
 
 
 def _show(found: Preview, cache: Path, json_: bool) -> int:
-    """What `--dry-run` tells; raises where the disk is too small, as the fetch would."""
-    from deploykit.hub.disk import free_bytes, require_space
+    """What `--dry-run` tells; an error where the disk is too small, as the fetch would."""
+    from deploykit.cli._output import fault_data
+    from deploykit.hub.disk import free_bytes
 
     files = found.resolved.files if found.resolved is not None else ()
     total = found.resolved.size if found.resolved is not None else 0
     missing = None if total is None else max(0, total - found.present)
+    short = _short_of_space(found, cache, missing)
     if json_:
         _print_json(
             {
@@ -126,13 +130,25 @@ def _show(found: Preview, cache: Path, json_: bool) -> int:
                 "transfer": found.transfer if found.transfer is not None else missing,
                 "free": free_bytes(cache),
                 "failures": found.failures,
+                "error": None if short is None else fault_data(short),
             }
         )
-    else:
-        _print_preview(found, missing, free_bytes(cache))
-    if missing:
-        require_space(cache, missing + (found.transfer or 0), what=found.source)
+        return EXIT_OK if short is None else short.exit_code
+    _print_preview(found, missing, free_bytes(cache))
+    if short is not None:
+        raise short
     return EXIT_OK
+
+
+def _short_of_space(found: Preview, cache: Path, missing: int | None) -> DeploykitError | None:
+    from deploykit.hub.disk import require_space
+
+    try:
+        if missing:
+            require_space(cache, missing + (found.transfer or 0), what=found.source)
+    except DeploykitError as error:
+        return error
+    return None
 
 
 def _print_preview(found: Preview, missing: int | None, free: int) -> None:

@@ -31,7 +31,9 @@ class Action(StrEnum):
 
 
 def templates(
-    action: Annotated[Action, typer.Argument(help="`list` the built-in ones, or `show` one.")],
+    action: Annotated[
+        Action, typer.Argument(metavar="ACTION", help="`list` the built-in ones, or `show` one.")
+    ],
     name: Annotated[
         str | None,
         typer.Argument(

@@ -21,7 +21,9 @@ def up(
     target: Annotated[
         str,
         typer.Argument(
-            help="A recipe, the name of a shipped one, a model folder, a .gguf file, or a hub id."
+            metavar="TARGET",
+            help="A recipe, the name of a shipped one, a model folder, a .gguf file, a hub id, or - for stdin.",
+            show_default=False,
         ),
     ],
     detach: Annotated[bool, typer.Option("-d", "--detach", help="Run in the background.")] = False,
@@ -30,12 +32,16 @@ def up(
         typer.Option("--wait/--no-wait", help="With -d: return when it serves (the default), or at once."),
     ] = None,
     wait_timeout: Annotated[
-        float | None, typer.Option(min=0.0, help="With -d: seconds to wait for it; no limit by default.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0.0, help="With -d: how long to wait for it; no limit by default."
+        ),
     ] = None,
     sets: Sets = None,
     profiles: Profiles = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes any free one."),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is on the disk.")] = False,
     locked: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploykit.cli._output import coloured, paint
-from deploykit.errors import EXIT_OK, EXIT_USAGE
+from deploykit.errors import EXIT_OK, EXIT_USAGE, ConfigError
 
 if TYPE_CHECKING:
     from deploykit.recipe import Diagnostic, RecipeError
@@ -28,7 +28,8 @@ class OutputFormat(StrEnum):
 
 def validate(
     files: Annotated[
-        list[str], typer.Argument(metavar="RECIPE", help="Recipes to check: files, or names of shipped ones.")
+        list[str],
+        typer.Argument(metavar="RECIPE", help="Recipes to check: files, names of shipped ones, - for stdin."),
     ],
     sets: Annotated[
         list[str] | None,
@@ -55,8 +56,11 @@ def validate(
     """Check recipes without running them. Ends with 0 if all are valid, else with 2."""
     from deploykit import shipped
     from deploykit.recipe import RecipeError, check_recipe
+    from deploykit.recipe.files import STDIN
 
-    files = [str(shipped.meant(file) or file) for file in files]
+    if fix and "-" in files:
+        raise ConfigError("--fix writes into a file, and `-` is stdin", fix="name a file")
+    files = [str(STDIN if file == "-" else shipped.meant(file) or file) for file in files]
     fixed = [done for file in files if (done := _fix(file, output))] if fix else []
     results: list[Result] = []
     for file in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from deploykit.hub.heads import Heads
     from deploykit.prompt.templates.resolve import Resolved
     from deploykit.recipe import LoadedRecipe
+
+
+BRANCH_S = 3600.0  # a branch stands where it stood so long ago
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def find_facts(
 ) -> Iterator[Found]:
     """Facts without a download: files on the disk, else headers, else the recipe's `model.facts`.
 
-    Headers that were read before need no connection; others are asked for unless `offline`. Raises what the hub
-    raises where nothing of the three is there.
+    Headers that were read before need no connection, those of a branch for BRANCH_S seconds; others are asked for
+    unless `offline`. Raises what the hub raises where nothing of the three is there.
     """
     from deploykit.hub.look import kept
 
@@ -87,8 +91,38 @@ def find_facts(
                 raise
             yield found
             return
+    elif not offline and (age := _branch_age(loaded, cache)) is not None and age > BRANCH_S:
+        heads, failures = _heads_of_today(loaded, cache, heads, age, report)
     with from_heads(loaded, heads, cache, failures) as found:
         yield found
+
+
+def _branch_age(loaded: LoadedRecipe, cache: Path) -> float | None:
+    """Seconds since the hub was asked for the branch whose headers are kept; None if it may not be asked."""
+    from deploykit.hub.look import asked
+    from deploykit.hub.switches import offline_switch
+
+    if offline_switch() is not None:
+        return None
+    since = asked(refs_for(loaded), cache=models_folder(loaded, cache))
+    return None if since is None else time.time() - since
+
+
+def _heads_of_today(
+    loaded: LoadedRecipe, cache: Path, known: Heads, age: float, report: Report
+) -> tuple[Heads, tuple[str, ...]]:
+    """The headers of where the branch stands now, which `up` would fetch; the known ones where no hub answers."""
+    with stage("headers", report) as running:
+        try:
+            heads, failures = _look(loaded, cache, running, offline=False, fresh=True)
+        except DeploykitError as error:
+            why = f"{error.what}: {error.why}" if error.why else error.what
+            heads = known
+            hours = round(age / 3600)
+            ago = f"{hours} hour{'s' * (hours != 1)}" if hours < 48 else f"{hours // 24} days"
+            failures = (f"{why}; {known.source} is taken as it stood {ago} ago",)
+        running.detail = "; ".join((describe_heads(heads), *failures))
+    return heads, failures
 
 
 def known_facts(loaded: LoadedRecipe, cache: Path) -> Facts | None:

@@ -48,20 +48,22 @@ def make_serve_spec(
 
 
 def _defaults(loaded: LoadedRecipe, facts: Facts) -> ChatDefaults:
-    """The recipe's where it says something, else the checkpoint's generation_config.json."""
+    """The recipe's where it says something, else the checkpoint's generation_config.json.
+
+    A checkpoint that says `do_sample: false` is greedy; one that doesn't say is not, as other servers have it
+    (transformers would be greedy there too). Its other settings count once a request asks for a temperature.
+    """
     given = loaded.recipe.chat.defaults
     config = facts.generation_config
-    sampled = config.get("do_sample", True) is not False
-    from_checkpoint: dict[str, Any] = {}
-    if sampled:
-        from_checkpoint = {
-            "temperature": _number(config.get("temperature"), 0.0, 2.0),
-            "top_p": _number(config.get("top_p"), 1e-6, 1.0),
-            "top_k": _integer(config.get("top_k")),
-            "min_p": _number(config.get("min_p"), 0.0, 1.0),
-        }
-    from_checkpoint["repetition_penalty"] = _number(config.get("repetition_penalty"), 1e-6, 2.0)
-    from_checkpoint["max_tokens"] = _integer(config.get("max_new_tokens")) or None
+    greedy = config.get("do_sample") is False
+    from_checkpoint: dict[str, Any] = {
+        "temperature": 0.0 if greedy else _number(config.get("temperature"), 0.0, 2.0),
+        "top_p": _number(config.get("top_p"), 1e-6, 1.0),
+        "top_k": _integer(config.get("top_k")),
+        "min_p": _number(config.get("min_p"), 0.0, 1.0),
+        "repetition_penalty": _number(config.get("repetition_penalty"), 1e-6, 2.0),
+        "max_tokens": _integer(config.get("max_new_tokens")) or None,
+    }
 
     def pick(key: str) -> Any:
         value = getattr(given, key)

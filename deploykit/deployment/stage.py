@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-State = Literal["start", "progress", "done", "failed"]
+State = Literal["start", "progress", "done", "failed", "interrupted"]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +43,14 @@ class Running:
 
 @contextlib.contextmanager
 def stage(name: str, report: Report, detail: str = "") -> Iterator[Running]:
-    """Report start, and done or failed with the seconds it took."""
+    """Report start, and how it ended with the seconds it took: done, failed, or interrupted by a signal."""
     began = time.monotonic()
     running = Running(name, report)
     report(Stage(name=name, state="start", detail=detail))
     try:
         yield running
-    except BaseException:
-        report(Stage(name=name, state="failed", seconds=time.monotonic() - began))
+    except BaseException as error:
+        state: State = "failed" if isinstance(error, Exception) else "interrupted"
+        report(Stage(name=name, state=state, seconds=time.monotonic() - began))
         raise
     report(Stage(name=name, state="done", detail=running.detail, seconds=time.monotonic() - began))

@@ -15,6 +15,7 @@ from deploykit.deployment.templates import check_template
 from deploykit.errors import ConfigError
 from deploykit.hub.switches import use_modelscope
 from deploykit.recipe import LoadedRecipe, load_recipe, recipe_from_data
+from deploykit.recipe.files import STDIN
 from deploykit.recipe.lock import with_lock
 from deploykit.shipped import find as find_shipped
 from deploykit.shipped import meant, similar
@@ -72,7 +73,9 @@ def open_target(target: str, *, sets: Sequence[str] = (), profiles: Sequence[str
 
 
 def recipe_file(target: str) -> Path | None:
-    """The recipe's file, which may be missing, where `target` is a recipe and no model."""
+    """The recipe's file, which may be missing, where `target` is a recipe and no model. `-` is the one on stdin."""
+    if target == "-":
+        return STDIN
     path = Path(os.path.expanduser(target))  # noqa: PTH111 - Path.expanduser raises for an unknown user
     suffix = path.suffix.lower()
     if os.path.isdir(path):  # noqa: PTH112 - unlike pathlib's, never raises
@@ -146,6 +149,8 @@ def refuse_shipped(target: str) -> None:
 
 def located(target: str) -> str:
     """The same target in a spelling that holds in every folder: paths are made absolute, shipped names files."""
+    if target == "-":
+        return str(STDIN)  # which nobody can read again
     path = Path(os.path.expanduser(target))  # noqa: PTH111
     if os.path.exists(path):  # noqa: PTH110
         return str(path.resolve())
@@ -177,7 +182,9 @@ def _check_model_folder(path: Path) -> None:
         raise ConfigError(
             f"the folder {path} holds no model",
             why="there is no config.json in it",
-            fix=f"did you mean {path / recipes[0]}?",
+            fix=f"did you mean {path / recipes[0]}?"
+            if len(recipes) == 1
+            else f"name one of the {len(recipes)} recipes in it, such as {path / recipes[0]}",
         )
     from deploykit.checkpoint.refuse import check_folder, gguf_files, names_of
 

@@ -21,6 +21,8 @@ _HOT = (
     "reliability",
 )
 
+_LOST = "nvidia-smi shows the state of every GPU, dmesg (Xid) why one is gone: a reboot may bring it back"
+
 Fault = tuple[Status, str, str]  # status, why it matters, fix
 
 
@@ -30,7 +32,7 @@ def gpu(context: Context) -> Finding:
     if machine.gpus:
         found = "; ".join(_describe(gpu) for gpu in machine.gpus)
         if machine.gpu_error:
-            return Finding("warn", found, machine.gpu_error, "nvidia-smi shows the state of every GPU")
+            return Finding("warn", found, machine.gpu_error, _LOST)
         names = {gpu.name for gpu in machine.gpus}
         if len(names) > 1 and context.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
             why = "CUDA numbers different cards by speed, and everything else by their place: a plan may mean another"
@@ -42,6 +44,8 @@ def gpu(context: Context) -> Finding:
             fix = "name the whole GPU (CUDA_VISIBLE_DEVICES=0) after `sudo nvidia-smi -i 0 -mig 0`"
             return Finding("warn", "a MIG instance", f"{error}; plans count whole GPUs alone", fix)
         return Finding("warn", "hidden", error, "unset CUDA_VISIBLE_DEVICES")
+    if error.startswith("NVML: GPU "):
+        return Finding("fail", "no GPU can be asked", error, _LOST)
     on_bus = sum(one.kind == "nvidia" for one in accelerators(context.root))
     if on_bus:
         fix = "install NVIDIA's driver (Debian: apt install nvidia-driver), or start the container with --gpus all"
@@ -68,9 +72,7 @@ def _each(context: Context, tell: Callable[[GpuState], tuple[str, Fault | None]]
         found = "; ".join(f"GPU {state.index}: {text}" for state, text, _ in told)
     faults = [(state, fault) for state, _, fault in told if fault is not None]
     if states.errors:
-        faults.append(
-            (states.gpus[0], ("warn", "; ".join(states.errors), "nvidia-smi shows the state of every GPU"))
-        )
+        faults.append((states.gpus[0], ("warn", "; ".join(states.errors), _LOST)))
     if not faults:
         return ok(found)
     status: Status = "fail" if any(fault[0] == "fail" for _, fault in faults) else "warn"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from deploykit.doctor import child
@@ -32,36 +33,42 @@ def _limit(name: str) -> tuple[int | None, int | None] | None:
     return (None if soft == infinite else soft, None if hard == infinite else hard)
 
 
-def open_files(context: Context) -> Finding:
-    limit = _limit("NOFILE")
+def _judged(
+    name: str, words: Callable[[int], str], judge: Callable[[str, int, int | None], Finding | None]
+) -> Finding:
+    """The finding about RLIMIT_`name`: `judge(found, soft, hard)` says what is wrong with a limit that there is."""
+    limit = _limit(name)
     if limit is None:
         return skip("this system has no such limit")
     soft, hard = limit
     if soft is None:
         return ok("unlimited")
-    found = f"{soft} (at most {'unlimited' if hard is None else hard})"
-    if soft < OPEN_FILES:
+    found = f"{words(soft)} (at most {'unlimited' if hard is None else words(hard)})"
+    return judge(found, soft, hard) or ok(found)
+
+
+def open_files(context: Context) -> Finding:
+    def judge(found: str, soft: int, hard: int | None) -> Finding | None:
+        if soft >= OPEN_FILES:
+            return None
         want = OPEN_FILES if hard is None else min(OPEN_FILES, hard)
         fix = f"ulimit -n {want}" if want > soft else "raise `nofile` in /etc/security/limits.conf"
         return Finding("warn", found, "every connection takes a file descriptor", fix)
-    return ok(found)
+
+    return _judged("NOFILE", str, judge)
 
 
 def locked_memory(context: Context) -> Finding:
-    limit = _limit("MEMLOCK")
-    if limit is None:
-        return skip("this system has no such limit")
-    soft, hard = limit
-    if soft is None:
-        return ok("unlimited")
-    found = f"{format_bytes(soft)} (at most {'unlimited' if hard is None else format_bytes(hard)})"
-    if len(context.machine.gpus) > 1 and soft < _PINNED:
+    def judge(found: str, soft: int, hard: int | None) -> Finding | None:
+        if len(context.machine.gpus) < 2 or soft >= _PINNED:
+            return None
         why = (
             "GPUs that talk over InfiniBand or shared memory pin more than that, and NCCL stops with an error"
         )
         fix = "ulimit -l unlimited, or docker run --ulimit memlock=-1"
         return Finding("warn", found, why, fix)
-    return ok(found)
+
+    return _judged("MEMLOCK", format_bytes, judge)
 
 
 def shared_memory(context: Context) -> Finding:

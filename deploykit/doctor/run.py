@@ -21,6 +21,7 @@ from deploykit.fsutil import cache_dir, state_dir
 from deploykit.hardware import CPU, Machine, probe
 from deploykit.hardware.nvml import GpuStates
 from deploykit.recipe import LoadedRecipe
+from deploykit.recipe.files import STDIN
 
 T = TypeVar("T")
 
@@ -121,6 +122,8 @@ def _judge_given(given: LoadedRecipe, context: Context, bench: Once[Bench]) -> t
 def _target(given: LoadedRecipe) -> str:
     """What the recipe is called on a command line; one that no file holds stands for its model."""
     model = given.recipe.model
+    if given.path == STDIN:
+        return "-"
     return str(given.path) if given.path is not None else model.path or model.id or given.name
 
 

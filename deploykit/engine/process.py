@@ -125,6 +125,7 @@ class EngineProcess:
             bytes_measured=capacity.bytes_measured,
             weight_bytes=capacity.weight_bytes,
             block_bytes=group.block_bytes,
+            head_error=capacity.head_error,
         )
 
     # ------------------------------------------------------------ the loop

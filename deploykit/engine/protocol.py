@@ -77,6 +77,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bytes_measured: int
     weight_bytes: int = 0  # of that: weights and tables
     block_bytes: int = 0  # of one KV block
+    head_error: float | None = None  # of an int8 output head: its weights' error over their size
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

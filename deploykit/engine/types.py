@@ -215,6 +215,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     bytes_predicted: int = 0
     bytes_measured: int = 0
     weight_bytes: int = 0  # of weights and tables as they lie in memory
+    head_error: float | None = None  # of an int8 output head: its weights' error over their size
 
 
 class Ticket(Protocol):

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploykit.hardware.machine import GPU
+from deploykit.hardware.memory import probe_memory
+
+_NOT_SUPPORTED = 3  # NVML_ERROR_NOT_SUPPORTED
+
+
+class Card(NamedTuple):
+    """A GPU as NVML lists it; `handle` is None where it can't be asked (it fell off the bus): `problem` says why."""
+
+    handle: Any
+    uuid: str
+    problem: str | None = None
+
+
+def cards(nvml: Any) -> list[Card]:
+    """Every GPU in NVML's order: one that can't be asked keeps its place, and the others stay."""
+    found = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            found.append(Card(handle, _text(nvml.nvmlDeviceGetUUID(handle))))
+        except nvml.NVMLError as error:
+            found.append(Card(None, "", f"GPU {index}: {error}"))
+    return found
 
 
 def _text(value: str | bytes) -> str:
@@ -40,22 +63,33 @@ def visible(uuids: list[str], spec: str | None) -> list[int]:
     return chosen
 
 
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    """(total, free) bytes: the system's, where a GPU has none of its own and says so (GB10, Jetson)."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError as error:
+        if getattr(error, "value", None) != _NOT_SUPPORTED:
+            raise
+        return probe_memory()
+    return int(memory.total), int(memory.free)
+
+
 def _read(nvml: Any, handle: Any, index: int, driver: str | None, cuda: str | None) -> GPU:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    total, free = _memory(nvml, handle)
     return GPU(
         index=index,
         name=_text(nvml.nvmlDeviceGetName(handle)),
         compute_capability=(int(major), int(minor)),
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.free),
+        total_bytes=total,
+        free_bytes=free,
         driver=driver,
         cuda_driver=cuda,
     )
 
 
 def probe_gpus(environ: dict[str, str] | None = None) -> tuple[tuple[GPU, ...], str | None]:
-    """The visible GPUs, and why there is none or why one could not be asked. Never raises.
+    """The visible GPUs, and why there is none or why some could not be asked. Never raises.
 
     `GPU.index` counts the visible ones in NVML's order, which is CUDA's under CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
@@ -74,21 +108,26 @@ def probe_gpus(environ: dict[str, str] | None = None) -> tuple[tuple[GPU, ...], 
             driver = _text(nvml.nvmlSystemGetDriverVersion())
         with contextlib.suppress(nvml.NVMLError):
             cuda = _cuda_version(int(nvml.nvmlSystemGetCudaDriverVersion_v2()))
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-        if not handles:
+        found = cards(nvml)
+        if not found:
             return (), "NVML: the driver is loaded and finds no GPU"
-        chosen = visible([_text(nvml.nvmlDeviceGetUUID(h)) for h in handles], env.get("CUDA_VISIBLE_DEVICES"))
+        chosen = visible([card.uuid for card in found], env.get("CUDA_VISIBLE_DEVICES"))
         if not chosen:
             value = env.get("CUDA_VISIBLE_DEVICES", "")
-            return (), f"CUDA_VISIBLE_DEVICES={value!r} hides all {len(handles)} GPUs"
+            lost = "".join(f"; NVML: {card.problem}" for card in found if card.problem)
+            return (), f"CUDA_VISIBLE_DEVICES={value!r} hides all {len(found)} GPUs{lost}"
         gpus: list[GPU] = []
-        problem = None
+        problems: list[str] = []
         for index, nvml_index in enumerate(chosen):
+            card = found[nvml_index]
             try:
-                gpus.append(_read(nvml, handles[nvml_index], index, driver, cuda))
+                if card.problem is None:
+                    gpus.append(_read(nvml, card.handle, index, driver, cuda))
+                else:
+                    problems.append(card.problem)
             except nvml.NVMLError as error:
-                problem = f"NVML: GPU {nvml_index}: {error}"
-        return tuple(gpus), problem
+                problems.append(f"GPU {nvml_index}: {error}")
+        return tuple(gpus), f"NVML: {'; '.join(problems)}" if problems else None
     except Exception as error:
         return (), f"NVML: {error}"
     finally:

@@ -31,7 +31,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_available: int  # bytes; page cache that can be dropped counts as available
     disk_free: int  # bytes, at the cache folder; 0 = unknown
     gpus: tuple[GPU, ...] = ()
-    gpu_error: str | None = None  # why no GPU could be asked for
+    gpu_error: str | None = None  # why no GPU, or not every one, could be asked
     python: str = ""
     torch: str | None = None  # installed version, read without importing it
     torch_cuda: str | None = None  # CUDA that torch was built for, or None for a CPU build

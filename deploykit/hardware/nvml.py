@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from deploykit.hardware.gpu import visible
+from deploykit.hardware.gpu import cards, visible
 
 T = TypeVar("T")
 
@@ -129,20 +129,14 @@ def probe_states(environ: Mapping[str, str] | None = None) -> GpuStates:
 
 
 def _states(nvml: Any, env: Mapping[str, str]) -> GpuStates:
-    handles: list[Any] = []
-    uuids: list[str] = []
     errors: list[str] = []
-    for i in range(nvml.nvmlDeviceGetCount()):
-        try:  # a card that fell off the bus has neither
-            handles.append(nvml.nvmlDeviceGetHandleByIndex(i))
-            uuids.append(_text(nvml.nvmlDeviceGetUUID(handles[i])))
-        except nvml.NVMLError as error:
-            errors.append(f"GPU {i}: {error}")
-            handles[i:] = [None]
-            uuids.append("")
     gpus = []
-    for index, nvml_index in enumerate(visible(uuids, env.get("CUDA_VISIBLE_DEVICES"))):
-        if handles[nvml_index] is None:
+    found = cards(nvml)
+    handles = [card.handle for card in found]
+    chosen = visible([card.uuid for card in found], env.get("CUDA_VISIBLE_DEVICES"))
+    for index, nvml_index in enumerate(chosen):
+        if (problem := found[nvml_index].problem) is not None:
+            errors.append(problem)
             continue
         try:
             gpus.append(_state(nvml, handles[nvml_index], index, nvml_index))

@@ -91,6 +91,15 @@ def kept(source: RepoSource) -> Heads | None:
     return heads
 
 
+def asked(source: RepoSource) -> float | None:
+    """When the hub was last asked where the branch stands, in Unix seconds; None for a commit, and for a new one."""
+    if COMMIT.fullmatch(source.ref.revision):
+        return None
+    with contextlib.suppress(OSError):
+        return _branch_file(source).stat().st_mtime
+    return None
+
+
 def load(file: Path) -> Heads | None:
     with contextlib.suppress(OSError, msgspec.DecodeError):
         heads = msgspec.msgpack.decode(file.read_bytes(), type=Heads)

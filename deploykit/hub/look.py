@@ -28,6 +28,17 @@ def kept(refs: Sequence[Ref], *, cache: Path) -> Heads | None:
     return None
 
 
+def asked(refs: Sequence[Ref], *, cache: Path) -> float | None:
+    """When the hub was asked for the branch that `kept` answers of, in Unix seconds; None where that is no branch."""
+    for ref in refs:
+        source = source_of(ref, cache)
+        if isinstance(source, RepoSource) and heads.kept(source) is not None:
+            return heads.asked(source)
+        if isinstance(source, PypiSource) and wheel.kept(source) is not None:
+            return None
+    return None
+
+
 def look(
     refs: Sequence[Ref],
     *,

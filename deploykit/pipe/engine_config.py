@@ -24,6 +24,7 @@ KEYS = {
     "threads": "engine.threads",
     "rope_scaling_factor": "engine.rope_scaling_factor",
     "use_logn_attn": "engine.use_logn_attn",
+    "lm_head_dtype": "engine.lm_head_dtype",
     "cache_ratio": "engine.cache.ratio",
     "cache_bytes": "engine.cache.bytes",
     "cache_blocks": "engine.cache.blocks",
@@ -94,6 +95,8 @@ class EngineConfig:
     """Dynamic NTK scaling, for longer sessions than trained."""
     use_logn_attn: bool | None = None
     """Log-n attention scaling; left out, it is what the checkpoint says."""
+    lm_head_dtype: Literal["auto", "int8"] | None = None
+    """Precision of the output head; "auto" is as the checkpoint stores it."""
     cache_ratio: float | None = None
     """Share for KV of the memory that weights and steps leave free."""
     cache_bytes: int | str | None = None

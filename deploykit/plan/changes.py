@@ -97,6 +97,8 @@ def _edits(inputs: Inputs, tried: Outline) -> Iterator[_Edit]:
         yield _Edit(11, "engine.cache.ratio", None, "as many KV blocks as the memory holds")
     if engine.backend != "auto":
         yield _Edit(12, "engine.backend", "auto", "another engine than the one asked for")
+    if engine.lm_head_dtype != "auto":  # a copy, where the head is tied
+        yield _Edit(13, "engine.lm_head_dtype", "auto", "the output head as it is stored: slower decoding")
     if wish.max_prefill_tokens:
         yield _Edit(
             15, "engine.max_prefill_tokens", "auto", "shorter steps: long prompts are read more slowly"

@@ -103,14 +103,16 @@ def choose_engine(
     }
     candidates = []
     chosen = None
-    only_kv = False  # whether an engine was left that this KV memory alone speaks against
+    only = ""  # the key that alone speaks against an engine: its KV memory, or its output head
     for name, problem in problems.items():
         if problem is None and backend not in ("auto", name):
             problem = f"the recipe asks for {backend}"
         if problem is None and name == "pytorch" and engine.rope_scaling_factor is not None:
             problem = "it applies the checkpoint's own rotary scaling alone (engine.rope_scaling_factor)"
         if problem is None and (problem := _kv_problem(name, policy, device)):
-            only_kv = True
+            only = "engine.cache.quant_policy"
+        if problem is None and (problem := _head_problem(name, engine.lm_head_dtype, facts, device)):
+            only = only or "engine.lm_head_dtype"
         if problem is None and chosen is None:
             chosen = name
             reason = f"runs {facts.architecture}, weights stored as {facts.weight_dtype} ({facts.format})"
@@ -120,7 +122,15 @@ def choose_engine(
     if chosen is not None:
         return chosen, tuple(candidates)
     why = "; ".join(f"{c.engine}: {c.reason}" for c in candidates if backend in ("auto", c.engine))
-    if only_kv:
+    if only == "engine.lm_head_dtype":
+        raise PlanError(
+            f"an {engine.lm_head_dtype} output head can't be had here",
+            where=f"{only}: {engine.lm_head_dtype}",
+            why=why,
+            fixes=[f"--set {only}=auto"],
+            candidates=candidates,
+        )
+    if only:
         raise PlanError(
             f"{policy} KV memory can't be had here",
             where=f"engine.cache.quant_policy: {policy}",
@@ -181,6 +191,17 @@ def _kv_problem(engine: str, policy: str, device: Device) -> str | None:
 
         return kv_problem_on_cuda(policy, device.gpu.compute_capability)
     return None if policy in NATIVE_KV else f"on a CPU it has {', '.join(NATIVE_KV)} and no {policy}"
+
+
+def _head_problem(engine: str, wanted: str, facts: Facts, device: Device) -> str | None:
+    """Why the engine can't keep the output head so."""
+    if wanted == "auto":
+        return None
+    if engine == "pytorch":
+        return "it keeps the output head in the dtype it computes in"
+    from deploykit.engine.native.head import head_problem
+
+    return head_problem(facts, device.kind)
 
 
 # ---------------------------------------------------------------- dtype
@@ -262,6 +283,7 @@ class Choice:
     dtype: str
     dtype_decision: Decision | None
     kv_dtype: str
+    int8_head: bool = False  # the native engine's
 
 
 def choose(
@@ -279,4 +301,6 @@ def choose(
         raise ValueError(f"runner: {runner!r} is neither None nor 'fake'")
     dtype, decision = choose_dtype(recipe.model.dtype, device, machine, engine, facts)
     policy = recipe.engine.cache.quant_policy
-    return Choice(device, engine, candidates, dtype, decision, dtype if policy == "none" else policy)
+    int8_head = engine == "native" and recipe.engine.lm_head_dtype == "int8"
+    kv_dtype = dtype if policy == "none" else policy
+    return Choice(device, engine, candidates, dtype, decision, kv_dtype, int8_head)

@@ -17,15 +17,23 @@ _FIRST_TOOLKIT = {
     (7, 5): (11, 0),
     (8, 0): (11, 0),
     (8, 6): (11, 1),
+    (8, 7): (11, 4),
     (8, 9): (11, 8),
     (9, 0): (12, 0),
     (10, 0): (12, 8),
+    (10, 3): (12, 9),
+    (11, 0): (13, 0),
     (12, 0): (12, 8),
+    (12, 1): (12, 9),
 }
+# PyTorch's builds with kernels for it (those for 10.0 run on 10.3, those for 12.0 on 12.1); older GPUs: all
 _FIRST_TORCH_CUDA = {
     (10, 0): (12, 8),
+    (10, 3): (12, 8),
+    (11, 0): (13, 0),
     (12, 0): (12, 8),
-}  # PyTorch's builds with kernels for it; older GPUs: all
+    (12, 1): (12, 8),
+}
 _LEAST_DRIVER = {13: "580", 12: "525"}  # CUDA's major version -> NVIDIA's driver
 
 

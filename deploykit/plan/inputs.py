@@ -69,8 +69,10 @@ def _native(choice: Choice, facts: Facts, block_len: int, threads: int) -> tuple
 
     if choice.device.kind == "cuda":
         blocks = block_bytes_on_cuda(facts, choice.kv_dtype, block_len)
-        return blocks, memory_on_cuda(facts, choice.kv_dtype)
-    return block_bytes(facts, choice.kv_dtype, block_len), memory_of(facts, threads)
+        return blocks, memory_on_cuda(facts, choice.kv_dtype, int8_head=choice.int8_head)
+    return block_bytes(facts, choice.kv_dtype, block_len), memory_of(
+        facts, threads, int8_head=choice.int8_head
+    )
 
 
 def _pytorch(choice: Choice, facts: Facts, block_len: int, threads: int) -> tuple[int, Cost]:

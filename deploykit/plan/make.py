@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.plan.changes import holds, that_give_more
-from deploykit.plan.choose import Device, NativeProblems
+from deploykit.plan.choose import Choice, Device, NativeProblems
 from deploykit.plan.fixes import not_fit
 from deploykit.plan.generations import needs
 from deploykit.plan.outline import Inputs, Outline, TooSmallError, device_name, outline
@@ -70,6 +70,7 @@ def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
         device.decision,
         choice.dtype_decision,
         *sizes.decisions,
+        *_head(facts, choice),
         *_notes(recipe, facts, machine, device, found.threads),
     ]
     return Plan(
@@ -98,12 +99,22 @@ def _written(inputs: Inputs, found: Outline, name: str) -> Plan:
         threads=found.threads,
         rope_scaling_factor=engine.rope_scaling_factor,
         use_logn_attn=engine.use_logn_attn,
+        lm_head_dtype=engine.lm_head_dtype,
         needs=needs(machine, device.gpu, choice.engine),
         memory=sizes.memory,
         memory_limit=found.place.limit,
         candidates=candidates,
         decisions=tuple(d for d in decisions if d is not None),
     )
+
+
+def _head(facts: Facts, choice: Choice) -> list[Decision]:
+    """What an int8 output head takes and costs."""
+    if not choice.int8_head:
+        return []
+    from deploykit.engine.native.head import words
+
+    return [Decision("engine.lm_head_dtype", "int8", words(facts, choice.device.kind))]
 
 
 def _notes(recipe: Recipe, facts: Facts, machine: Machine, device: Device, threads: int) -> list[Decision]:

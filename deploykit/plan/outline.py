@@ -84,7 +84,16 @@ def outline(inputs: Inputs) -> Outline:
     check_lengths(wish, facts, stretched=(engine.rope_scaling_factor or 1) > 1)
     threads = threads_of(engine, inputs.machine)
     rope = engine.rope_scaling_factor
-    key = (choice.engine, choice.device, choice.dtype, choice.kv_dtype, wish.block_len, threads, rope)
+    key = (
+        choice.engine,
+        choice.device,
+        choice.dtype,
+        choice.kv_dtype,
+        wish.block_len,
+        threads,
+        rope,
+        choice.int8_head,
+    )
     if key not in inputs.known:
         inputs.known[key] = place_of(choice, facts, inputs.machine, wish.block_len, threads)
     place: Place = inputs.known[key]
@@ -99,7 +108,7 @@ def outline(inputs: Inputs) -> Outline:
 def _choice(inputs: Inputs, facts: Facts) -> Choice:
     engine, dtype = inputs.recipe.engine, inputs.recipe.model.dtype
     rotary = (engine.rope_scaling_factor, engine.use_logn_attn)
-    key = (engine.device, engine.backend, engine.cache.quant_policy, rotary, dtype)
+    key = (engine.device, engine.backend, engine.cache.quant_policy, engine.lm_head_dtype, rotary, dtype)
     if key not in inputs.known:
         inputs.known[key] = choose(
             inputs.recipe, facts, inputs.machine, runner=inputs.runner, native=inputs.native

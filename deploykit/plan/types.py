@@ -77,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1  # compute threads on a CPU
     rope_scaling_factor: float | None = None  # dynamic NTK over the checkpoint's own; None = as it is
     use_logn_attn: bool | None = None  # log-n attention scaling; None = what the checkpoint says
+    lm_head_dtype: str = "auto"  # of the output head: int8, or auto = as it is stored
     needs: tuple[str, ...] = ()  # the lowest driver, torch and toolkit on a GPU, in words
     memory: tuple[MemoryItem, ...] = ()
     memory_limit: int = 0  # bytes that may be used on the device

@@ -63,11 +63,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 def part_of(name: str) -> str | None:
     """`tower` or `projector` for a tensor of the image tower, None for the language model's."""
-    parts = name.split(".")
-    head = next((part for part in parts if part not in _WRAPPERS), "")
-    if head in _TOWERS:
-        return "tower"
-    return "projector" if head in _PROJECTORS else None
+    head, rest = "", name
+    while rest:  # a checkpoint has many thousands of names: no more of each is looked at than it takes
+        head, _, rest = rest.partition(".")
+        if head not in _WRAPPERS:
+            return "tower" if head in _TOWERS else "projector" if head in _PROJECTORS else None
+    return None
 
 
 def tower_bytes(facts: Facts) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .diagnostics import Diagnostic, KeyPath, Place, Source
@@ -39,3 +39,23 @@ class Document:
     unknown: set[KeyPath] = field(default_factory=set)  # whose value is not known, because of a problem
     whole: bool = True  # False: something that it should extend could not be read
     untold: int = 0  # problems beyond those that are shown
+
+    def copy(self) -> Document:
+        """One that can be merged and added to without changing this one."""
+        return replace(
+            self,
+            data=copied(self.data),
+            places=dict(self.places),
+            problems=list(self.problems),
+            secrets=list(self.secrets),
+            tags=dict(self.tags),
+            derived=dict(self.derived),
+            unknown=set(self.unknown),
+        )
+
+
+def copied(value: Any) -> Any:
+    """A copy that shares no list or section with the original."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, list) else value

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from .diagnostics import KeyPath, Place, dotted
+from .document import copied
 from .layers import ENVIRONMENT, SET
 from .loader import Document, holds_secret
-from .merge import copied
 from .paths import path_values
 from .recipe import LoadedRecipe
 from .scalars import NumberTooLarge, resolve_plain

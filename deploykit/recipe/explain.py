@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
@@ -22,8 +22,10 @@ from .diagnostics import (
     related,
     shown,
 )
+from .document import copied
 from .loader import Document, holds_secret
-from .tree import Node, root
+from .schema import Recipe
+from .tree import Node, lookup, root
 from .variables import related_variable
 
 _RANGE = frozenset(
@@ -38,19 +40,25 @@ _RANGE = frozenset(
     )
 )
 _ORIGINS: set[KeyPath] = {("model", "id"), ("model", "path"), ("model", "sources")}
+_ROUNDS = 8  # in which values of misplaced keys are checked
 _TYPE_ENDS = ("_type", "int_from_float", "none_required")
 
 
 class _Found(NamedTuple):
     """An error at a path of the data, before it has a text."""
 
-    path: KeyPath
+    path: KeyPath  # where it is an error
     kind: str  # missing-key | unknown-key | wrong-type | out-of-range | invalid-value | conflict
     node: Node  # for missing-key and unknown-key the section, else the schema of the value
     message: str | None = None
     help: str | None = None
     others: tuple[KeyPath, ...] = ()  # what a conflict is with
     rename: str | None = None
+    written: KeyPath | None = None  # where it stands, if that is elsewhere
+
+    @property
+    def at(self) -> KeyPath:
+        return self.path if self.written is None else self.written
 
 
 def explain(error: ValidationError | None, document: Document) -> list[Diagnostic]:
@@ -60,9 +68,10 @@ def explain(error: ValidationError | None, document: Document) -> list[Diagnosti
     """
     data, places = document.data, document.places
     found: dict[tuple[KeyPath, str], _Found] = {}
-    for item in error.errors(include_url=False, include_context=False, include_input=False) if error else ():
-        for one in _find(item["type"], tuple(item["loc"]), data):
-            found.setdefault((one.path, one.kind), one)
+    for one in _of_models(error, data):
+        found.setdefault((one.at, one.kind), one)
+    for one in _of_misplaced([one for one in found.values() if one.kind == "unknown-key"], data):
+        found.setdefault((one.at, one.kind), one)
     for c in conflicts(data):
         found[(c.path, c.code)] = _Found(c.path, c.code, root(), c.message, c.help, c.others)
     kept = [one for one in found.values() if _is_known(one, document)]
@@ -72,14 +81,60 @@ def explain(error: ValidationError | None, document: Document) -> list[Diagnosti
     return result
 
 
+def _of_models(error: ValidationError | None, data: Any) -> Iterator[_Found]:
+    if error is not None:
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            yield from _find(item["type"], tuple(item["loc"]), data)
+
+
+def _of_misplaced(unknown: list[_Found], data: Any) -> Iterator[_Found]:
+    """What is wrong with the values of keys that are misspelt or stand in the wrong section: said in the same pass.
+
+    They are checked as what they are meant to be, and shown where they stand.
+    """
+    homes = [(one.path, None if one.message else _suggestion(one, data).home) for one in unknown[:MAX_ERRORS]]
+    waiting = [(path, home) for path, home in homes if home is not None and lookup(home) is not None]
+    for _ in range(_ROUNDS):
+        tried, moved, later = copied(data), cast(dict[KeyPath, KeyPath], {}), []
+        for path, home in waiting:
+            # Of two that are the same key, or a section and a key of it, one at a time.
+            if any(home[: len(other)] == other[: len(home)] for other in moved):
+                later.append((path, home))
+            elif _put(tried, home, _value(data, path)):
+                moved[home] = path
+        waiting = later
+        if not moved:
+            return
+        try:
+            Recipe.model_validate(tried)
+        except ValidationError as error:
+            for one in _of_models(error, tried):
+                for home, path in moved.items():
+                    if one.path[: len(home)] == home:
+                        yield one._replace(written=path + one.path[len(home) :])
+
+
+def _put(data: Any, path: KeyPath, value: Any) -> bool:
+    """Put `value` at a path; False where something on the way to it is no section."""
+    for step in path[:-1]:
+        data = data.setdefault(step, {}) if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return False
+    data[path[-1]] = copied(value)
+    return True
+
+
+def _suggestion(one: _Found, data: Any) -> suggest.Suggestion:
+    value = None if holds_secret(one.path) else _value(data, one.at)
+    return suggest.for_key(one.path, list(one.node.keys), value)
+
+
 def _is_known(one: _Found, document: Document) -> bool:
     """Whether it is an error whatever stands in a file, or in a variable, that could not be read."""
     if not document.whole and one.kind == "missing-key":
         return False
     return not any(
-        path[:length] in document.unknown
-        for path in (one.path, *one.others)
-        for length in range(len(path) + 1)
+        path[:length] in document.unknown for path in (one.at, *one.others) for length in range(len(path) + 1)
     )
 
 
@@ -153,7 +208,7 @@ def _diagnostic(one: _Found, document: Document) -> Diagnostic:
     data, places, fallback = document.data, document.places, document.source
     path, where = one.path, dotted(one.path)
     at_key = one.kind in ("unknown-key", "missing-key", "conflict")
-    place, span = _locate(path, places, at_key=at_key)
+    place, span = _locate(one.at, places, at_key=at_key)
     source = place.source if place else fallback
     if one.message is not None:
         there = tuple(other for path in one.others if (other := _elsewhere(path, places)))
@@ -163,16 +218,16 @@ def _diagnostic(one: _Found, document: Document) -> Diagnostic:
             help = f"take the one below away: `{below[-1]}: !reset`; or keep only that"
         return diagnostic(one.kind, one.message, source, span, help, related=there, rename=one.rename)
     if one.kind == "unknown-key":
-        fix = suggest.for_key(path, list(one.node.keys), None if holds_secret(path) else _value(data, path))
+        fix = _suggestion(one, data)
         return diagnostic(one.kind, f"unknown key `{where}`", source, span, fix.help, rename=fix.rename)
     if one.kind == "missing-key":
         child = one.node.child(path[-1])
         form = child.expected.removesuffix(" that isn't empty") if child else ""
         what = "`version: 1`" if path == ("version",) else f"`{path[-1]}:` with {form}"
         return diagnostic(one.kind, f"missing key `{where}`", source, span, f"add {what}")
-    value = _value(data, path)
-    derived = document.derived.get(path)
-    is_secret = holds_secret(path) or (derived is not None and derived.secret)
+    value = _value(data, one.at)
+    derived = document.derived.get(one.at)
+    is_secret = holds_secret(path) or holds_secret(one.at) or (derived is not None and derived.secret)
     got = "" if isinstance(value, str) and is_secret else f", got {shown(value)}"
     if derived is not None and derived.origins[-1].startswith("env "):
         got += f" from the environment variable {derived.origins[-1].removeprefix('env ')}"
@@ -204,7 +259,7 @@ def _elsewhere(path: KeyPath, places: Mapping[KeyPath, Place]) -> Related | None
 def _order(one: _Found, places: Mapping[KeyPath, Place]) -> tuple[int, int, int, int, str]:
     """Errors of the files first, by position; then those of `--set`."""
     at_key = one.kind in ("unknown-key", "missing-key", "conflict")
-    place, span = _locate(one.path, places, at_key=at_key)
+    place, span = _locate(one.at, places, at_key=at_key)
     if place is None or span is None:
         return (0, 0, 0, 0, dotted(one.path))
     source = place.source

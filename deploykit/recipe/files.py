@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
+from functools import cache, lru_cache
 from pathlib import Path
 
 from .diagnostics import Diagnostic, Source, diagnostic, printable
 from .loader import LINE_BREAK, Document, parse, span_at
 
 MAX_BYTES = 1 << 20
+STDIN = Path("<stdin>")
+"""Stands for the recipe on stdin, `-` on a command line. Its folder is the working folder."""
 
 
 def read_file(path: Path, rank: int = 0) -> Document:
     """Read and parse a recipe file. Never raises for what the file is or holds. `rank` is that of its Source."""
     source = Source(str(path), rank=rank)
     try:
-        with path.open("rb") as f:
-            raw = f.read(MAX_BYTES + 1)
+        if path == STDIN:
+            raw = stdin_bytes()
+        else:
+            with path.open("rb") as f:
+                raw = f.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         return Document(source, problems=[_unreadable(source, path, error)])
     return decode(raw, str(path), rank)
 
 
+@cache
+def stdin_bytes() -> bytes:
+    """What stdin brings, a byte more than a recipe may have at most. It comes once, and is read more than once."""
+    if sys.stdin is None:
+        raise ValueError("stdin is closed")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
 def decode(raw: bytes, name: str, rank: int = 0) -> Document:
-    """Parse what a recipe file holds."""
+    """Parse what a recipe file holds. Of the same bytes once: a recipe's profiles are each read on their own."""
+    return _parsed(raw, name, rank).copy()
+
+
+@lru_cache(maxsize=64)
+def _parsed(raw: bytes, name: str, rank: int) -> Document:
     if len(raw) > MAX_BYTES:
         source = Source(name, rank=rank)
         what = "the file is larger than 1 MiB, which no recipe needs"

@@ -105,6 +105,9 @@ GUIDE: dict[str, Guide] = {
     "engine.use_logn_attn": Guide("true",
         "beyond the trained length, queries grow by log(position + 1) / log(trained length), as Qwen's first "
         "models were trained with; a checkpoint that says so is never run without it unless this is `false`"),
+    "engine.lm_head_dtype": Guide("int8",
+        "with a large vocabulary the head is a good part of what a decode step reads: 8 bits a weight, rounded "
+        "when it is loaded, at a small loss that `plan` names ([how](native.md#the-output-head-in-int8))"),
     "engine.cache": Guide("{bytes: 20GiB}", ""),
     "engine.cache.ratio": Guide("0.9",
         "less if other programs need the GPU's memory, more if none does; on a CPU it takes the place of the "

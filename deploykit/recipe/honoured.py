@@ -53,6 +53,9 @@ HONOURED: dict[str, tuple[Case, ...]] = {
         Case(True, _refused(_PYTORCH, "log-n attention scaling (use_logn_attn) is not implemented")),
         Case(False),
     ),
+    "engine.lm_head_dtype": (
+        Case("int8", _refused(_PYTORCH, "it keeps the output head in the dtype it computes in")),
+    ),
     "engine.cache.ratio": (Case(0.02),),
     "engine.cache.bytes": (Case("4GiB"),),
     "engine.cache.blocks": (Case(300),),

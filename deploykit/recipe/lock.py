@@ -19,6 +19,7 @@ import msgspec
 from deploykit.errors import ConfigError
 from deploykit.fsutil import write_atomic
 
+from .files import STDIN
 from .recipe import LoadedRecipe
 
 MAX_BYTES = 16 << 20
@@ -60,6 +61,12 @@ def lock_path(loaded: LoadedRecipe) -> Path:
             "only a recipe file can be locked",
             why=f"{loaded.name} stands for a model, and no file says what is asked of it",
             fix="`deploykit init MODEL` writes one",
+        )
+    if loaded.path == STDIN:
+        raise ConfigError(
+            "only a recipe file can be locked",
+            why="the lock lies beside it, and this one came on stdin",
+            fix="write it to a file",
         )
     return loaded.path.with_name(".".join([loaded.path.stem, *loaded.profiles, "lock"]))
 

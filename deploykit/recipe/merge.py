@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .diagnostics import KeyPath, Place, Source, diagnostic, dotted, related, shown
+from .document import copied
 from .loader import APPEND, RESET, Document
 
 
@@ -83,13 +84,6 @@ def paths_of(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from paths_of(inner, (*path, number))
-
-
-def copied(value: Any) -> Any:
-    """A copy that shares no list or section with the original."""
-    if isinstance(value, dict):
-        return {key: copied(inner) for key, inner in value.items()}
-    return [copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def part(document: Document, path: KeyPath, profile: str = "") -> Document:

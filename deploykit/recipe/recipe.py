@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from .check import Overrides, examine, file_name
 from .diagnostics import Diagnostic, RecipeError, Source
+from .document import copied
 from .files import decode, read_file
 from .loader import Document
-from .merge import copied
 from .plain import slug
 
 if TYPE_CHECKING:

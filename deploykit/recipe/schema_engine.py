@@ -88,4 +88,7 @@ class EngineSection(Section):
         default=None,
         description="Log-n attention scaling beyond the trained length; null = what the checkpoint says.",
     )
+    lm_head_dtype: Literal["auto", "int8"] = Field(
+        default="auto", description="Precision of the output head; auto = as the checkpoint stores it."
+    )
     cache: CacheSection = Field(default_factory=CacheSection, description="KV memory.")

@@ -19,10 +19,14 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 
 
 class Suggestion(NamedTuple):
-    """Help for a wrong key. `rename` is what to write in its place, where that is all there is to do."""
+    """Help for a wrong key. `rename` is what to write in its place, where that is all there is to do.
+
+    `home` is the key of this language that it is, written wrongly or in the wrong section; its value is that key's.
+    """
 
     help: str
     rename: str | None = None
+    home: KeyPath | None = None
 
 
 def for_key(path: KeyPath, siblings: Iterable[str], value: Any = None) -> Suggestion:
@@ -37,18 +41,21 @@ def for_key(path: KeyPath, siblings: Iterable[str], value: Any = None) -> Sugges
         )
     plain = snake_case(key)
     if plain in keys:
-        return Suggestion(f"write it `{plain}`", plain)
+        return Suggestion(f"write it `{plain}`", plain, (*path[:-1], plain))
     if entries := meanings(plain):
         same = entries[0].here and all(e.is_synonym and e.here == entries[0].here for e in entries)
         home, _, name = (entries[0].here or "").rpartition(".")
         return Suggestion(_translation(plain, entries, value), name if same and home == section else None)
     homes = [home for home in sections_by_key().get(plain, []) if home != section]
     if homes:
-        return Suggestion(_belongs(plain, homes[0] if len(homes) == 1 else _outermost(homes)))
+        home = homes[0] if len(homes) == 1 else _outermost(homes)
+        return Suggestion(_belongs(plain, home), home=_at(home, plain))
     if close := difflib.get_close_matches(plain, keys, 2, 0.7):
-        return Suggestion(f"did you mean `{close[0]}`?", close[0] if len(close) == 1 else None)
+        only = close[0] if len(close) == 1 else None
+        return Suggestion(f"did you mean `{close[0]}`?", only, (*path[:-1], only) if only else None)
     if close := difflib.get_close_matches(plain, sections_by_key(), 1, _CLOSE):
-        return Suggestion(_belongs(close[0], sections_by_key()[close[0]][0], meant=True))
+        home = sections_by_key()[close[0]][0]
+        return Suggestion(_belongs(close[0], home, meant=True), home=_at(home, close[0]))
     if close := difflib.get_close_matches(plain, FOREIGN_KEYS, 1, _CLOSE):
         return Suggestion(_translation(close[0], meanings(close[0]), value))
     return Suggestion(_listing(section, keys))
@@ -148,6 +155,11 @@ def _belongs(key: str, section: str, *, meant: bool = False) -> str:
     if section.endswith("[]"):
         return f"{did_you} belongs to an entry of `{section[:-2]}`"
     return f"{did_you} belongs under `{section}`: move it to `{section}.{key}`"
+
+
+def _at(section: str, key: str) -> KeyPath | None:
+    """The path of a key of a section; None in a list, of which any entry may be meant."""
+    return None if "[" in section else (*filter(None, section.split(".")), key)
 
 
 def _outermost(homes: list[str]) -> str:

@@ -104,7 +104,10 @@ def _answer_for(error: Exception, request_id: str) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
-        message = {404: "There is no such route.", 405: "The route doesn't know this method."}
+        message = {
+            404: "There is no such route; those of the API begin with /v1, such as /v1/chat/completions.",
+            405: "The route doesn't know this method.",
+        }
         text = message.get(error.status_code, error.detail)
         code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
         return ApiError(error.status_code, text, code=code, headers=dict(error.headers or {}))

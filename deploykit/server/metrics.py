@@ -94,6 +94,13 @@ def _engine(page: _Page, state: EngineState) -> None:
         "1 while the engine takes work.",
         int(state.phase == "ready" and not state.stuck),
     )
+    if state.ready is not None and state.ready.head_error is not None:
+        page.one(
+            "int8_head_error_ratio",
+            "gauge",
+            "Error of the int8 output head's weights over their size.",
+            state.ready.head_error,
+        )
     page.one("engine_restarts_total", "counter", "Times the engine came back.", state.restarts)
     beat = state.heartbeat
     if beat is None:

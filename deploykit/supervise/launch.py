@@ -6,12 +6,16 @@ import contextlib
 import os
 import selectors
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import IO
 
 from deploykit.deployment.stage import Report, Stage, ignore
 from deploykit.errors import DeploykitError
+from deploykit.recipe import LoadedRecipe
+from deploykit.recipe.files import STDIN, stdin_bytes
 from deploykit.supervise import state as states
 from deploykit.supervise.events import parse
 from deploykit.supervise.log import tail
@@ -152,13 +156,23 @@ def _spawn(
     with open(states.folder_of(opened.loaded.name) / "supervisor.err", "wb") as errors:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=_stdin(opened.loaded),
             stdout=errors,
             stderr=errors,
             pass_fds=(listen_fd, opened.lock_fd, events_fd),
             start_new_session=True,
             env=child_env(),
         )
+
+
+def _stdin(loaded: LoadedRecipe) -> int | IO[bytes]:
+    """What the supervisor reads on stdin: nothing, or once more the recipe that came there."""
+    if loaded.path != STDIN:
+        return subprocess.DEVNULL
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - open until the child has it
+    file.write(stdin_bytes())
+    file.seek(0)
+    return file
 
 
 def _serves(event: Stage) -> bool:

@@ -96,4 +96,7 @@ class Progress:
         if isinstance(measured, int) and measured > 0:
             predicted = detail.get("bytes_predicted") or self._plan.total_bytes
             parts.append(f"memory {format_bytes(measured)} measured, {format_bytes(predicted)} predicted")
+        off = detail.get("head_error")
+        if isinstance(off, float):
+            parts.append(f"output head in int8, its weights off by {100 * off:.2f} %")
         return "; ".join(parts) or f"{format_count(self._plan.num_blocks)} KV blocks planned"

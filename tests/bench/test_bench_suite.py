@@ -219,6 +219,28 @@ def test_the_large_shape_has_the_parameters_of_its_name():
     assert sum(math.prod(t.shape) for t in tensors) == 8_030_261_248
 
 
+def test_the_shapes_with_experts_have_the_parameters_of_their_names():
+    def parameters(shape):
+        return sum(math.prod(t.shape) for t in dummy._tensors(dummy.SHAPES[shape], "bf16"))
+
+    assert parameters("qwen3-30b-a3b") == 30_532_122_624
+    other_vocabulary = 2 * (48128 - 32000) * 4096
+    assert parameters("mixtral-8x7b") == 46_702_792_704 + other_vocabulary
+
+
+@pytest.mark.parametrize("weights", dummy.WEIGHTS)
+def test_random_experts_are_a_checkpoint_that_the_native_engine_takes(weights, tmp_path):
+    from deploykit.engine.native.cuda import supported_on_cuda
+    from deploykit.engine.native.memory import supported
+
+    facts = read_facts(dummy.write_dummy_checkpoint(tmp_path / "m", dummy.SHAPES["tiny-moe"], weights))
+    assert facts.architecture == "Qwen3MoeForCausalLM"
+    assert supported(facts) is None
+    assert supported_on_cuda(facts, (9, 0)) is None
+    routers = [t.dtype for t in facts.tensors if t.name.endswith("mlp.gate.weight")]
+    assert routers == 2 * ["bfloat16" if weights == "bf16" else "float16"]
+
+
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(dummy.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(ConfigError, match=r"take 16\.1 GB"):
@@ -239,28 +261,31 @@ def test_a_schedule_computes_every_token_once():
     assert steps[1].pairs == 6 + (3 * 3 + 6)
 
 
-def llama_cost(weights):
-    shape = dummy.SHAPES["llama-3-8b"]
+def cost_of(shape_name, weights, head="auto"):
+    shape = dummy.SHAPES[shape_name]
     tensors = [
         SimpleNamespace(name=t.name, shape=t.shape, nbytes=t.nbytes, num_elements=math.prod(t.shape))
         for t in dummy._tensors(shape, weights)
     ]
     facts = SimpleNamespace(
-        config={"quantization_config": {"bits": 4}},
+        config=shape | {"quantization_config": {"bits": 4}},
         tensors=tensors,
-        hidden_size=4096,
-        vocab_size=128256,
-        num_layers=32,
-        num_heads=32,
+        hidden_size=shape["hidden_size"],
+        vocab_size=shape["vocab_size"],
+        num_layers=shape["num_hidden_layers"],
+        num_heads=shape["num_attention_heads"],
         head_dim=128,
     )
-    return roofline.model_cost(facts, SimpleNamespace(block_bytes=64 * 131072, block_len=64))
+    plan = SimpleNamespace(block_bytes=64 * 131072, block_len=64, lm_head_dtype=head)
+    return roofline.model_cost(facts, plan)
 
 
 def test_the_work_of_llama_3_8b():
-    plain, packed = llama_cost("bf16"), llama_cost("awq")
+    plain, packed = cost_of("llama-3-8b", "bf16"), cost_of("llama-3-8b", "awq")
     assert plain.weight_bytes == pytest.approx(15.01e9, rel=1e-3)
     assert packed.weight_bytes == pytest.approx(3.63e9 + 1.05e9, rel=1e-3)
+    eight = cost_of("llama-3-8b", "awq", "int8")
+    assert packed.weight_bytes - eight.weight_bytes == 128256 * (4096 - 4)
     assert plain.layer_macs == packed.layer_macs == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     one = roofline.roofline(plain, roofline.schedule([(128, 512)], 256, 8192), 3.16e12, 760e12)
     assert one.steps == 512
@@ -305,7 +330,7 @@ def test_a_report_of_a_suite_is_read_back_and_printed(tmp_path, capsys):
     workload = [IdRequest([5] * 128, 512)]
     runs = [Run(seconds=s, ttft=s / 100, tokens=[]) for s in (4.0, 3.2, 3.0)]
     peers, note = suite.peers_of(H100, llama_facts(), "bf16", "none")
-    figure = suite.figure_of("decode_bs1", workload, runs, llama_cost("bf16"), plan, H100, peers)
+    figure = suite.figure_of("decode_bs1", workload, runs, cost_of("llama-3-8b", "bf16"), plan, H100, peers)
     assert figure.median == pytest.approx(160.0)
     assert figure.first_token_s == pytest.approx(0.032)
     assert figure.roofline_share == pytest.approx(160.0 / figure.roofline)
@@ -342,9 +367,19 @@ def test_a_report_of_a_suite_is_read_back_and_printed(tmp_path, capsys):
     assert "vLLM 0.24: 153.2, LMDeploy 0.18: 153.1" in row
 
 
-def test_experts_and_unknown_rates_leave_the_roofline_out():
+def test_a_step_reads_the_experts_that_its_tokens_go_to():
+    cost = cost_of("qwen3-30b-a3b", "bf16")
+    expert = 3 * 2048 * 768
+    assert cost.expert_bytes == 2 * 48 * 128 * expert
+    attention = 2048 * 128 * (2 * 32 + 2 * 4) + 128 * 2048  # and the router
+    assert cost.layer_macs == 48 * (attention + 8 * expert)
+    assert cost.step_bytes(1) == cost.weight_bytes + 2 * 48 * 8 * expert
+    assert cost.step_bytes(64) == pytest.approx(cost.weight_bytes + 0.984 * cost.expert_bytes, rel=1e-3)
+
+
+def test_unknown_experts_and_unknown_rates_leave_the_roofline_out():
     plan = host_overhead.plan_for(rows=4, session_len=64)
-    assert roofline.model_cost(SimpleNamespace(config={"num_local_experts": 8}), plan) is None
+    assert roofline.model_cost(SimpleNamespace(config={"moe": {}, "experts": 8}), plan) is None
     run = [Run(seconds=1.0, ttft=0.1, tokens=[])]
     figure = suite.figure_of("decode_bs1", [IdRequest([5], 2)], run, None, plan, H100, {})
     assert (figure.gbytes_per_s, figure.roofline_share, figure.peers) == (None, None, ())

@@ -123,13 +123,36 @@ def test_an_interrupted_build_takes_its_compilers_with_it(
         if "module.cpp" in line:
             break
     process.send_signal(sig)
-    process.communicate(timeout=30)
+    err = process.communicate(timeout=30)[1]
     assert process.returncode == 128 + sig
+    assert "interrupted: there is no new library" in err
     wait_for(lambda: not _alive(f"{gate}.sh"))
     assert locate(CPU) is None
     gate.touch()
     assert main(["build"]) == 0
     assert "module.cpp" not in capsys.readouterr().err  # it was compiled before, and Ninja ended in order
+
+
+def test_up_that_is_interrupted_as_it_compiles_says_so(
+    smollm2: Path, start: Start, gate: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPLOYKIT_STATE", str(tmp_path / "state"))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"version: 1\nmodel: {{path: {smollm2}}}\n"
+        "engine: {backend: native, device: cpu, session_len: 512}\nserver: {port: 0}\n"
+    )
+    process = start("up", str(recipe))
+    wait_for(reached(gate).exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "native library: … not built yet: compiling it, once" in out
+    assert "native library: interrupted (" in out
+    assert "failed" not in out + err
+    wait_for(lambda: not _alive(f"{gate}.sh"))
+    assert locate(CPU) is None
+    assert not list((cache / "native").glob(".partial-*"))
 
 
 def _alive(word: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploykit.build import Target, cuda, cuda_target, make, sources
+from deploykit.engine.native.cuda import GENERATIONS
 from deploykit.errors import ConfigError
 
 _NVCC = """#!/bin/sh
@@ -75,12 +76,9 @@ def test_a_target_becomes_cmakes_options(toolkit: Path, tree: Path) -> None:
 
 
 def test_gpus_have_targets() -> None:
-    assert [cuda_target(cc).arch for cc in ((7, 5), (8, 6), (9, 0), (10, 3), (12, 0))] == [
-        "75",
-        "86",
-        "90a",
-        "103a",
-        "120a",
+    assert [cuda_target(cc).arch for cc in GENERATIONS] == [
+        *("75", "80", "86", "87", "89"),
+        *("90a", "100a", "103a", "110a", "120a", "121a"),
     ]
     assert cuda_target((8, 0)).name == "cuda-80"
     with pytest.raises(ValueError, match="architecture"):

@@ -68,6 +68,9 @@ def test_every_command_exists_and_explains_itself(name: str, capfd: pytest.Captu
     assert main([name, "--help"]) == 0
     out = capfd.readouterr().out
     assert f"Usage: deploykit {name}" in out
+    arguments = out.splitlines()[0].partition("[OPTIONS]")[2].removesuffix(".json]")
+    assert arguments == arguments.upper()  # a word for what is to be given, the same way everywhere
+    assert "[[" not in arguments
     assert main(["help", name]) == 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pytest
 
 from deploykit.cli._output import StageDisplay, ago, print_error, safe, stage_display
-from deploykit.deployment.stage import Stage
-from deploykit.errors import ConfigError
+from deploykit.deployment.stage import Stage, stage
+from deploykit.errors import ConfigError, DeploykitError
 from deploykit.supervise.types import ProcessFailed
 
 
@@ -32,8 +33,8 @@ STAGES = [
 
 def show(stream: io.StringIO) -> str:
     display = stage_display(stream)
-    for stage in STAGES:
-        display.report(stage)
+    for one in STAGES:
+        display.report(one)
     display.close()
     return stream.getvalue()
 
@@ -45,6 +46,26 @@ def test_a_pipe_gets_one_plain_line_for_each_stage() -> None:
         "restart: … the engine was killed",
         "plan: failed (100 ms)",
     ]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_an_interruption_is_no_failure_and_a_wrong_recipe_is_not_valid(
+    colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal() if colour else io.StringIO()
+    ended: list[Stage] = []
+    for name, error in (("native", KeyboardInterrupt()), ("recipe", DeploykitError("wrong"))):
+        with contextlib.suppress(BaseException), stage(name, ended.append):
+            raise error
+    for one in ended[1::2]:
+        stage_display(stream).report(one)
+    first, second = stream.getvalue().splitlines()
+    assert "native library" in first
+    assert "interrupted" in first
+    assert "failed" not in first
+    assert "valid" not in second
 
 
 def test_a_terminal_gets_marks_and_colours(monkeypatch: pytest.MonkeyPatch) -> None:

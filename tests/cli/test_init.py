@@ -276,7 +276,9 @@ def test_a_variant_that_fits_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert with_awq
     assert main(["init", with_awq[0], "--machine", "4090", "--offline"]) == 3
     assert "fix:   --profile awq; or " in capsys.readouterr().err
-    made(capsys, with_awq[0], "--machine", "4090", "--offline", "--profile", "awq")
+    told = made(capsys, with_awq[0], "--machine", "4090", "--offline", "--profile", "awq")
+    for file in (Path(f"{with_awq[0]}.yaml"), *Path("facts").iterdir()):
+        assert f"wrote {file}\n" in told  # every file that wasn't there before
     assert main(["plan", f"{with_awq[0]}.yaml", "--machine", "4090", "--offline"]) == 0
     assert len(list(Path("facts").iterdir())) == 1  # what it names, and not what the other variants do
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_fakes import COMMIT, FakeHub, Fault, serve
+from hub_fakes import COMMIT, NEWER, FakeHub, Fault, serve
 
 from deploykit.checkpoint import read_facts
 from deploykit.checkpoint.describe import describe, to_json
@@ -74,6 +74,40 @@ def test_named_templates_come_with_the_model(hub: FakeHub, capsys: pytest.Captur
     assert "the one called tool_use" in capsys.readouterr().out
     assert main(["plan", "owner/name", *ROOM, "--set", "chat.template=auto:tool_use", "--fetch"]) == 0
     assert "the one called tool_use" in capsys.readouterr().out
+
+
+def test_a_branch_that_has_moved_is_seen_by_the_next_hours_plan(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `up` would fetch it; a commit stays what it is, and so does the branch where nobody can be asked."""
+
+    def planned(*more: str) -> tuple[str, list[str], int]:
+        before = len(hub.seen)
+        assert main(["plan", "owner/name", *ROOM, "--json", *more]) == 0
+        model = json.loads(capsys.readouterr().out)["model"]
+        return model["facts_from"].rpartition(" ")[2], model["failures"], len(hub.seen) - before
+
+    def later(hours: float) -> None:
+        for ref in (tmp_path / "cache" / "headers" / "refs").iterdir():
+            then = ref.stat().st_mtime - 3600 * hours
+            os.utime(ref, (then, then))
+
+    assert planned()[0] == COMMIT[:12]
+    hub.move(small_models.sharded())
+    assert planned() == (COMMIT[:12], [], 0)
+    later(3)
+    assert planned("--offline") == (COMMIT[:12], [], 0)
+    hub.always["api"] = Fault(status=404)
+    commit, (note,), _ = planned()
+    assert commit == COMMIT[:12]
+    assert "it answered 404" in note
+    assert note.endswith("hf owner/name@main is taken as it stood 3 hours ago")
+    del hub.always["api"]
+    assert planned()[:2] == (NEWER[:12], [])
+    assert planned() == (NEWER[:12], [], 0)
+    assert main(["plan", recipe(tmp_path, f"model: {{id: owner/name, revision: {COMMIT}}}\n"), *ROOM]) == 0
+    assert f"commit {COMMIT[:12]}" in capsys.readouterr().out
+    assert weights_served(hub) < 20_000
 
 
 def test_a_hub_without_ranges_costs_no_weights(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:

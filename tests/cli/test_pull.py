@@ -96,6 +96,12 @@ def test_a_dry_run_tells_that_the_disk_is_too_small(
     monkeypatch.setattr("deploykit.hub.disk.free_bytes", lambda path: 1000)
     assert main(["pull", "owner/name", "--dry-run"]) == 3
     assert "not enough disk space" in capsys.readouterr().err
+    assert main(["pull", "owner/name", "--dry-run", "--json"]) == 3
+    out, err = capsys.readouterr()
+    data = json.loads(out)  # one object, with what would be fetched and what is in the way
+    assert "not enough disk space" in data["error"]["what"]
+    assert data["missing"] > data["free"]
+    assert err == ""
 
 
 def test_modelscope_first_for_plain_ids(

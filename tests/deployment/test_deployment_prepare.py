@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
+import tiny_checkpoint
 from tiny_checkpoint import TEMPLATE
 
 from deploykit.deployment.prepare import prepare, refs_of
 from deploykit.deployment.secrets import hash_api_keys, is_loopback
 from deploykit.deployment.stage import Stage
 from deploykit.deployment.target import load, open_target
+from deploykit.engine.protocol import PROTOCOL_VERSION, Ready
 from deploykit.errors import ConfigError, DeploykitError
 from deploykit.hub import HfRef, PathRef, PypiRef
+from deploykit.prompt.tokenizer import Tokenizer
 from deploykit.recipe import RecipeError
 from deploykit.recipe.schema import FileSecret
+from deploykit.server.params import sampling_params
+from deploykit.server.schema import ChatCompletionRequest
 from deploykit.server.spec import ServeSpec
+
+READY = Ready(
+    version=PROTOCOL_VERSION,
+    engine="fake",
+    device="cpu",
+    dtype="float32",
+    max_rows=1,
+    session_len=64,
+    vocab_size=32,
+    block_len=16,
+    num_blocks=4,
+    credits=1,
+    bytes_predicted=0,
+    bytes_measured=0,
+)
 
 
 def recipe(folder: Path, text: str, name: str = "r.yaml") -> str:
@@ -47,6 +68,46 @@ def test_a_model_folder_becomes_a_plan_and_a_spec(checkpoint: Path) -> None:
     ]
     assert all(s.seconds is not None for s in stages if s.state == "done")
     assert "16 requests at once" in stages[-1].detail or "requests at once" in stages[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "used"),
+    [
+        ({}, {}, (1.0, 1.0, 0)),
+        ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, {}, (0.6, 0.9, 20)),
+        ({"temperature": 0.6, "top_k": 20}, {"temperature": 1.5}, (1.5, 1.0, 20)),
+        ({"do_sample": True, "top_p": 0.9}, {}, (1.0, 0.9, 0)),
+        ({"do_sample": False}, {}, (0.0, 1.0, 0)),
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9, "top_k": 20}, {}, (0.0, 0.9, 20)),
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.8}, (0.8, 0.9, 0)),
+        ({"do_sample": None, "temperature": 0.6}, {}, (0.6, 1.0, 0)),
+    ],
+)
+def test_a_request_that_says_nothing_is_sampled_as_the_checkpoint_asks(
+    tmp_path: Path, config: dict[str, object], asked: dict[str, float], used: tuple[float, ...]
+) -> None:
+    model = tiny_checkpoint.make(tmp_path / "model")
+    (model / "generation_config.json").write_text(json.dumps(config))
+    spec = prepare(str(model)).serve
+    request = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}], **asked})
+    params = sampling_params(
+        request,
+        defaults=spec.defaults,
+        max_tokens=8,
+        logprobs=None,
+        prompt_logprobs=None,
+        tokenizer=Tokenizer.from_file(spec.tokenizer_path),
+        ready=READY,
+    )
+    assert (params.temperature, params.top_p, params.top_k) == used
+
+
+def test_the_recipe_goes_before_a_checkpoint_that_is_greedy(tmp_path: Path) -> None:
+    model = tiny_checkpoint.make(tmp_path / "model")
+    (model / "generation_config.json").write_text('{"do_sample": false, "top_k": 20}')
+    target = recipe(tmp_path, f"model: {{path: {model}}}\nchat: {{defaults: {{temperature: 0.4}}}}\n")
+    defaults = prepare(target).serve.defaults
+    assert (defaults.temperature, defaults.top_k) == (0.4, 20)
 
 
 def test_a_recipe_overrides_the_checkpoint(

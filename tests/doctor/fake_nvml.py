@@ -22,7 +22,7 @@ class Card:
 
     name: str = "NVIDIA H100 80GB HBM3"
     capability: tuple[int, int] = (9, 0)
-    total: int = 80 * GIB
+    total: int | None = 80 * GIB
     used: int = 0
     reserved: int = GIB // 2
     processes: list[tuple[int, str, int | None]] = field(default_factory=list)
@@ -127,6 +127,8 @@ class FakeNVML(types.ModuleType):
         return len(self.cards)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Handle:
+        if self.cards[index].lost:
+            raise real.NVMLError(real.NVML_ERROR_GPU_IS_LOST)
         return Handle(index)
 
     def nvmlDeviceGetUUID(self, handle: Handle) -> str:
@@ -140,6 +142,7 @@ class FakeNVML(types.ModuleType):
 
     def nvmlDeviceGetMemoryInfo(self, handle: Handle, version: int | None = None) -> Any:
         card = self.cards[handle.index]
+        self._or_unsupported(card.total)
         memory = real.c_nvmlMemory_v2_t() if version else real.c_nvmlMemory_t()
         memory.total, memory.used = card.total, card.used
         memory.free = card.total - card.used - card.reserved

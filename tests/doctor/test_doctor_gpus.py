@@ -14,6 +14,7 @@ from plan_machines import H100, gpu, gpu_machine, machine
 
 from deploykit.doctor import Context, gpus, links
 from deploykit.doctor.check import Finding
+from deploykit.hardware.gpu import probe_gpus
 from deploykit.hardware.nvml import probe_states
 from deploykit.recipe import recipe_from_data
 
@@ -186,6 +187,56 @@ def test_clocks(cards: Make, reasons: int, status: str, words: str, old: bool) -
 def test_a_lost_card_is_told_of_and_the_others_are_judged(cards: Make) -> None:
     finding = gpus.health(cards(Card(), Card(lost=True), Card(errors={(1, 0): 1})))
     sick(finding, "fail", "GPU 1: GPU is lost", "GPU 2", "--gpu-reset -i 2")
+
+
+@pytest.mark.parametrize("spec", [None, "0,1,2", "2,1,0"])
+def test_a_plan_keeps_the_cards_that_are_left_under_the_same_numbers(
+    context: Make, monkeypatch: pytest.MonkeyPatch, spec: str | None
+) -> None:
+    fake = FakeNVML(Card(name="a"), Card(lost=True), Card(name="c"))
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    environ = {} if spec is None else {"CUDA_VISIBLE_DEVICES": spec}
+    found, error = probe_gpus(environ)
+    states = probe_states(environ)
+    expected = [(0, "a"), (2, "c")] if spec != "2,1,0" else [(0, "c"), (2, "a")]
+    assert [(gpu.index, gpu.name) for gpu in found] == expected
+    assert [(state.index, state.name) for state in states.gpus] == expected
+    assert error == "NVML: GPU 1: GPU is lost"
+    assert states.errors == ("GPU 1: GPU is lost",)
+    here = context(machine=gpu_machine(*found, gpu_error=error), gpus=lambda: states, environ=environ)
+    sick(gpus.gpu(here), "warn", "GPU 0", "GPU 2", "GPU 1: GPU is lost", "reboot")
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_systems(
+    context: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "pynvml", FakeNVML(Card(name="NVIDIA GB10", capability=(12, 1), total=None))
+    )
+    monkeypatch.setattr("deploykit.hardware.gpu.probe_memory", lambda: (120 * GIB, 100 * GIB))
+    found, error = probe_gpus({})
+    assert error is None
+    assert [(gpu.total_bytes, gpu.free_bytes) for gpu in found] == [(120 * GIB, 100 * GIB)]
+    states = probe_states({})
+    here = context(machine=gpu_machine(*found), gpus=lambda: states)
+    for look in (gpus.gpu, *CHECKS):
+        healthy(look(here))
+
+
+def test_a_lost_card_that_is_left_out_is_no_ones_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(Card(lost=True), Card(name="b")))
+    environ = {"CUDA_VISIBLE_DEVICES": "1"}
+    found, error = probe_gpus(environ)
+    assert ([(gpu.index, gpu.name) for gpu in found], error) == ([(0, "b")], None)
+    assert probe_states(environ).errors == ()
+
+
+def test_where_all_are_lost_the_driver_is_not_blamed(context: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(Card(lost=True)))
+    found, error = probe_gpus({})
+    finding = gpus.gpu(context(machine=gpu_machine(*found, gpu_error=error)))
+    sick(finding, "fail", "GPU 0: GPU is lost", "reboot")
+    assert "install" not in finding.fix
 
 
 def test_numbers_are_those_of_cuda_and_commands_name_the_card(cards: Make) -> None:

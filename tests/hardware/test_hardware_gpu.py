@@ -77,17 +77,21 @@ def test_all_gpus_with_driver_and_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fake.shut == 1
 
 
-@pytest.mark.parametrize("name", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetUUID"])
+@pytest.mark.parametrize("name", ["nvmlInit", "nvmlDeviceGetCount"])
 def test_a_failing_driver_is_a_text(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     install(monkeypatch, FakeNVML(fail=name))
     assert probe_gpus({}) == ((), "NVML: Driver/library version mismatch")
 
 
-def test_one_unreadable_gpu_does_not_hide_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, FakeNVML(fail="nvmlDeviceGetMemoryInfo"))
+@pytest.mark.parametrize(
+    "name", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetMemoryInfo"]
+)
+def test_gpus_that_cannot_be_read_are_each_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    install(monkeypatch, FakeNVML(fail=name))
     gpus, error = probe_gpus({})
     assert gpus == ()
-    assert error == "NVML: GPU 1: Driver/library version mismatch"
+    each = [f"GPU {i}: Driver/library version mismatch" for i in range(2)]
+    assert error == f"NVML: {'; '.join(each)}"
 
 
 def test_versions_that_cannot_be_asked_stay_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from native_logn import with_logn
@@ -259,3 +260,71 @@ def test_the_device_draws_what_the_reference_sampler_draws(conversation: Any, na
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-9)
         assert [t for t, _ in mine.top] == [t for t, _ in theirs.top][:20]
         assert [x for _, x in mine.top] == pytest.approx([x for _, x in theirs.top][:20], abs=1e-9)
+
+
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_many_rows_at_once_draw_what_transformers_would(tmp_path: Path, kv: str) -> None:
+    """A batch so large that rotation and attention over 4-bit KV memory are kernels of their own."""
+    import torch
+
+    from deploykit.engine.native import NativeRunner
+
+    torch.manual_seed(0)
+    model = llama().to(torch.bfloat16).eval()
+    model.save_pretrained(tmp_path)
+    reference = model.float().cuda()
+    rows, count, at_once = 200, 5, 8
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(5, VOCAB, int(n)).tolist() for n in rng.integers(10, 31, rows)]
+    plan = small_plan(tmp_path, "bfloat16", kv)
+    runner = NativeRunner()
+    runner.load(msgspec.structs.replace(plan, max_batch_size=rows, num_blocks=rows), lambda *_: None)
+    drawn: list[list[int]] = [[] for _ in range(rows)]
+    try:
+        batch = Conversation(runner)
+        sampling = SamplingParams(temperature=0.0, max_tokens=count)
+        for first in range(0, rows, at_once):
+            some = range(first, first + at_once)
+            admits = tuple(
+                Admit(
+                    row=row,
+                    epoch=1,
+                    tokens=pack(prompts[row]),
+                    prompt_len=len(prompts[row]),
+                    computed=0,
+                    limit=len(prompts[row]) + count,
+                    sampling=sampling,
+                    seed=1,
+                )
+                for row in some
+            )
+            result = batch.step(
+                admits=admits,
+                extends=tuple(Extend(row, 1, 0, (row,)) for row in some),
+                rows=pack(list(some)),
+                epochs=pack([1] * at_once),
+                num_tokens=pack([len(prompts[row]) for row in some]),
+                flags=pack([int(Want.SAMPLE)] * at_once),
+            )
+            for row, token in zip(some, unpack(result.tokens).tolist(), strict=True):
+                drawn[row].append(token)
+        for _ in range(count - 1):
+            result = batch.step(
+                rows=pack(list(range(rows))),
+                epochs=pack([1] * rows),
+                num_tokens=pack([1] * rows),
+                flags=pack([int(Want.SAMPLE)] * rows),
+            )
+            for tokens, token in zip(drawn, unpack(result.tokens).tolist(), strict=True):
+                tokens.append(token)
+    finally:
+        runner.close()
+    behind = []
+    with torch.inference_mode():
+        for prompt, tokens in zip(prompts, drawn, strict=True):
+            logits = reference(torch.tensor([prompt + tokens]).cuda()).logits[0, len(prompt) - 1 : -1].float()
+            best = logits.max(-1).values
+            behind += (best - logits[torch.arange(count), torch.tensor(tokens)]).tolist()
+    allowed = NOISE["bfloat16"] + KV_NOISE[kv]
+    assert np.mean(behind) < allowed, f"{np.mean(behind):.3f} on average, {np.max(behind):.3f} at most"
+    assert np.max(behind) < 8 * allowed

@@ -121,10 +121,11 @@ def stored(model: Facts, how: str) -> Facts:
 
 
 def _packed(model: Facts, how: str) -> Facts:
-    """4 bits in groups of 128, the linear layers alone."""
+    """4 bits in groups of 128, the linear layers alone; quantizers leave routers alone."""
     tensors = []
     for t in model.tensors:
-        if len(t.shape) != 2 or "embed" in t.name or t.name.startswith("lm_head"):
+        router = t.name.endswith("block_sparse_moe.gate.weight")
+        if len(t.shape) != 2 or router or "embed" in t.name or t.name.startswith("lm_head"):
             tensors.append(msgspec.structs.replace(t, dtype="float16"))
             continue
         module, (rows, cols) = t.name.removesuffix(".weight"), t.shape

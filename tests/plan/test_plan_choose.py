@@ -19,6 +19,7 @@ from plan_machines import (
     recipe,
 )
 
+from deploykit.engine.native.cuda import GENERATIONS
 from deploykit.hardware.machine import CPU, GPU, Machine
 from deploykit.plan import Plan, PlanError, make_plan
 
@@ -114,7 +115,7 @@ def test_native_that_cannot_be_honoured_is_refused() -> None:
     assert "CohereForCausalLM" in str(refused(native, strange, machine()).why)
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_native_runs_on_every_generation_it_has_kernels_for(capability: tuple[int, int]) -> None:
     plan = make_plan(recipe(), SMOLLM2, gpu_machine(gpu("a card", capability, 15 * GIB)), name="m")
     assert (plan.engine, plan.compute_capability) == ("native", capability)
@@ -133,7 +134,11 @@ def test_on_a_hopper_gpu_the_engine_is_native_where_its_library_can_be_had() -> 
 @pytest.mark.parametrize(
     ("card", "model", "why"),
     [
-        (gpu("NVIDIA B200", (10, 0), 178 * GIB), {}, "compute capability 7.5, 8.0, 8.6, 8.9, 9.0, 12.0"),
+        (
+            gpu("a card of tomorrow", (13, 0), 178 * GIB),
+            {},
+            "compute capability 7.5, 8.0, 8.6, 8.7, 8.9, 9.0, 1",
+        ),
         (T4, {"dtype": "bfloat16"}, "float16 on a GPU below compute capability 8.0"),
         (H100, {"dtype": "float32"}, "bfloat16 or float16"),
     ],
@@ -250,7 +255,7 @@ def test_quantized_kv_is_honoured_by_the_native_engine(policy: object, kv: str) 
     for error in (
         refused(recipe(engine=wanted | {"backend": "pytorch"}), SMOLLM2, machine()),
         refused(recipe(engine=wanted), SMOLLM2, machine(), native_problem="no C++ compiler"),
-        refused(recipe(engine=wanted), SMOLLM2, gpu_machine(gpu("NVIDIA B200", (10, 0), 178 * GIB))),
+        refused(recipe(engine=wanted), SMOLLM2, gpu_machine(gpu("a card of tomorrow", (13, 0), 178 * GIB))),
     ):
         assert error.where == f"engine.cache.quant_policy: {kv}"
         assert "the dtype it computes in" in str(error.why) or "9.0" in str(error.why)

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_machines import SMOLLM2, V100, gpu_machine, recipe
+from plan_machines import SMOLLM2, V100, gpu, gpu_machine, recipe
 
+from deploykit.engine.native.cuda import GENERATIONS
 from deploykit.hardware import catalog, probe
 from deploykit.hardware.described import Described, DescriptionError, from_fields
 from deploykit.hardware.machine import GPU, Machine
@@ -263,7 +264,7 @@ def test_only_what_is_old_is_called_old() -> None:
         ("4090", ["driver 580", "torch 2.11", "CUDA toolkit 11.8"]),
         ("h100", ["driver 580", "torch 2.11", "CUDA toolkit 12.0"]),
         ("5090", ["driver 580", "torch 2.11, a build for CUDA 12.8", "CUDA toolkit 12.8"]),
-        ("b200", ["driver 580", "torch 2.11, a build for CUDA 12.8"]),  # pytorch needs no toolkit
+        ("b200", ["driver 580", "torch 2.11, a build for CUDA 12.8", "CUDA toolkit 12.8"]),
         ("v100", []),
         ("laptop", []),
     ],
@@ -273,6 +274,37 @@ def test_the_lowest_driver_torch_and_toolkit_stand_in_the_plan(name: str, words:
     assert len(found) == len(words)
     for text, word in zip(found, words, strict=True):
         assert text.startswith(word)
+
+
+@pytest.mark.parametrize(
+    ("capability", "torch_cuda", "toolkit"),
+    [
+        ((8, 7), None, "11.4"),
+        ((10, 0), "12.8", "12.8"),
+        ((10, 3), "12.8", "12.9"),
+        ((11, 0), "13.0", "13.0"),
+        ((12, 1), "12.8", "12.9"),
+    ],
+)
+def test_a_generation_that_ran_nowhere_says_so_and_what_it_needs(
+    capability: tuple[int, int], torch_cuda: str | None, toolkit: str
+) -> None:
+    card = gpu("a card", capability, 60 * GIB)
+    plan = make_plan(recipe(), SMOLLM2, gpu_machine(card), name="m")
+    assert plan.engine == "native"
+    said = " ".join(d.reason for d in plan.decisions if d.key == "engine.backend")
+    assert "{}.{} are compiled and never ran".format(*capability) in said
+    assert plan.needs[-1].startswith(f"CUDA toolkit {toolkit} to build the library")
+    assert any("a build for CUDA" in need for need in plan.needs) == (torch_cuda is not None)
+    assert torch_cuda is None or any(f"a build for CUDA {torch_cuda}:" in need for need in plan.needs)
+    old = gpu_machine(card, compiler="/usr/bin/g++", nvcc="/usr/local/cuda/bin/nvcc", toolkit="11.3")
+    assert f"{toolkit} is needed" in str(missing_tools(old, card))
+
+
+def test_every_generation_of_the_native_engine_has_a_first_toolkit() -> None:
+    old = gpu_machine(compiler="/usr/bin/g++", nvcc="/usr/local/cuda/bin/nvcc", toolkit="10.2")
+    for capability in GENERATIONS:
+        assert "is needed" in str(missing_tools(old, gpu("a card", capability, GIB)))
 
 
 def test_a_torch_without_kernels_for_a_new_gpu_is_passed_over() -> None:

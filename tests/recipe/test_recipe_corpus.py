@@ -435,6 +435,8 @@ CASES = [
     # values that aren't among the choices, or not of the form
     Case("quant-policy-off", cache("quant_policy: off"), "invalid-value", 5, 19, "write `none`"),
     Case("quant-policy-false", cache("quant_policy: false"), "invalid-value", 5, 19, "write `none`"),
+    Case("lm-head-off", engine("lm_head_dtype: off"), "invalid-value", 4, 18, "write `auto`"),
+    Case("lm-head-gguf", engine("lm_head_dtype: q8_0"), "invalid-value", 4, 18, "write `int8`"),
     Case("quant-policy-typo", cache("quant_policy: int-8"), "invalid-value", 5, 19, "did you mean `int8`?"),
     Case("quant-policy-number", cache("quant_policy: 16"), "invalid-value", 5, 19, None),
     Case("backend", engine("backend: turbomind"), "invalid-value", 4, 12, "write `native`"),

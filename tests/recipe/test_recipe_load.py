@@ -119,3 +119,19 @@ def test_a_recipe_error_is_a_usage_error_with_all_four_parts(tmp_path: Path) -> 
     assert error.what == f"1 error in {tmp_path / 'r.yaml'}"
     assert error.where == f"{tmp_path / 'r.yaml'}:3:1"
     assert (error.why, error.fix) == ("unknown key `engin`", "did you mean `engine`?")
+
+
+def test_a_file_that_changes_is_read_anew_and_one_that_does_not_is_the_same(tmp_path: Path) -> None:
+    """What is known of a text is shared by everything that reads it, and nobody's changes are."""
+    base = write(
+        tmp_path / "base.yaml", "version: 1\nengine: {max_batch_size: 4}\nprofiles: {a: {engine: {tp: 1}}}\n"
+    )
+    path = write(tmp_path / "r.yaml", "extends: base.yaml\nmodel: {id: a/b}\n")
+    first = load_recipe(path, ["engine.max_batch_size=9"], ["a"])
+    second = load_recipe(path)
+    assert (first.recipe.engine.max_batch_size, second.recipe.engine.max_batch_size) == (9, 4)
+    assert first.all_profiles == second.all_profiles == ("a",)
+    assert "tp" not in second.merged.data["engine"]
+    write(base, "version: 1\nengine: {max_batch_size: 5}\n")
+    third = load_recipe(path)
+    assert (third.recipe.engine.max_batch_size, third.all_profiles) == (5, ())

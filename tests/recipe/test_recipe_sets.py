@@ -73,7 +73,7 @@ def test_null_takes_an_origin_away() -> None:
         ("engine.tp=0", "out-of-range", 11, None),
         ("engine.cache.quant_policy=off", "invalid-value", 27, "write `none`"),
         ("engine.cache={block_len: 1}", "out-of-range", 26, None),
-        ("engine.cache={blok_len: 1}", "unknown-key", 15, "did you mean `block_len`?"),
+        ("engine.cache={blok_len: 16}", "unknown-key", 15, "did you mean `block_len`?"),
         ("model.id=a/b", "conflict", 7, "set the other to null"),
         ("model.sources.7.hf=a/b", "bad-set", 15, "has 2 entries"),
         ("engine.tp.x=1", "bad-set", 11, "set the whole of it"),

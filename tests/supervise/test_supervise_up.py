@@ -43,9 +43,10 @@ class Kit:
         }
         self.started: list[subprocess.Popen[str]] = []
 
-    def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *args],
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -299,7 +300,20 @@ def test_detached_life(kit: Kit) -> None:
     assert kit.ps("--all") == []
     unknown = kit.run("down", "tiny")
     assert unknown.returncode == 2
+    nothing = kit.run("down")
+    assert (nothing.returncode, "nothing runs" in nothing.stderr) == (2, True)
     assert kit.run("down", "--all").returncode == 0
+
+
+def test_a_recipe_on_stdin_runs_in_the_background(kit: Kit) -> None:
+    """Its supervisor reads it once more, after whoever wrote it is gone."""
+    recipe = f"version: 1\nname: piped\nmodel: {{path: {kit.model}}}\nengine: {{max_batch_size: 3}}\n"
+    up = kit.run("up", "-", "-d", "--port", "0", stdin=recipe)
+    assert up.returncode == 0, up.stdout + up.stderr
+    state = kit.state("piped")
+    assert (state["status"], state["target"]) == ("ready", "<stdin>")
+    assert get(f"{state['url']}/v1/models")[0] == 200
+    assert kit.run("down", "piped").returncode == 0
 
 
 def test_no_wait_returns_at_once_and_down_stops_what_is_starting(kit: Kit) -> None:

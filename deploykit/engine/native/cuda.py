@@ -10,13 +10,15 @@ from deploykit.checkpoint.facts import Facts
 from deploykit.engine.native.describe import describe
 from deploykit.engine.native.description import ModelDescription
 from deploykit.engine.native.errors import UnsupportedError
+from deploykit.engine.native.head import cuda_bytes, head_item, int8_head_of, tables_note, without_head
 from deploykit.engine.native.memory import Estimate
 from deploykit.engine.native.names import Weight, WeightFormat, manifest
 from deploykit.engine.native.sizes import KV_TYPES, is_vector
 from deploykit.plan.types import MemoryItem
 
 MIB = 1 << 20
-GENERATIONS = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))  # what the kernels are written for
+# What the kernels are written for: those of wgmma are 9.0's, all others take mma.sync.
+GENERATIONS = ((7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1))
 RAN = ((9, 0),)  # on a card of their own
 PTX_RAN = ((7, 5), (8, 0))  # on a card of 9.0, through their PTX; elsewhere they were compiled alone
 _BFLOAT16 = (8, 0)  # the first one that multiplies it
@@ -30,7 +32,13 @@ _RUNTIME = 700 * MIB  # the CUDA context, the library's modules, graphs
 _GEMM_WORKSPACE = 64 * MIB
 _UNPACKED_TOKENS = 65536  # of one layer's KV memory, where it is quantized
 _DECODE_BLOCKS = 4 * 132  # of decode attention: rows are cut until there are so many
+_MAX_EXPERTS, _MAX_TOP_K = 512, 32
+_SLOT_BYTES = 1 << 30  # of a mixture's results at once; a step with more is routed in parts
+_LEAST_ROUTED = 512  # tokens of such a part
 _DRAW_SLOTS = 64  # rows at a time whose logits are changed before a draw
+_DRAW_ROW = (
+    32 * (8 + 8 + 8 + 4) + 1024 * 4 + 32 * 512 * 4
+)  # of a row: kRowBytes of native/cuda/kernels/draw.cu
 
 
 def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int], dtype: str = "auto") -> str | None:
@@ -46,7 +54,7 @@ def supported_on_cuda(facts: Facts, compute_capability: tuple[int, int], dtype: 
     try:
         model = describe(facts)
         _check(model, compute_capability)
-        _check_weights(manifest(facts, model).weights)
+        _check_weights(manifest(facts, model).weights, tied=model.tied)
     except UnsupportedError as error:
         return str(error)
     except CheckpointError as error:
@@ -63,8 +71,12 @@ def kv_problem_on_cuda(policy: str, compute_capability: tuple[int, int]) -> str 
 
 def _check(model: ModelDescription, compute_capability: tuple[int, int]) -> None:
     for index, layer in enumerate(model.layers):
-        if layer.mlp.moe.experts:
-            raise UnsupportedError(f"experts (layer {index}) are not routed on a GPU yet")
+        moe = layer.mlp.moe
+        if moe.experts > _MAX_EXPERTS or moe.top_k > _MAX_TOP_K:
+            raise UnsupportedError(
+                f"{moe.top_k} of {moe.experts} experts a token (layer {index}): on a GPU up to {_MAX_TOP_K} of "
+                f"{_MAX_EXPERTS} are implemented"
+            )
         if compute_capability == (7, 5) and layer.attention.head_dim == 256:
             raise UnsupportedError(
                 f"heads of 256 dimensions (layer {index}) take more shared memory than 7.5 has"
@@ -76,9 +88,17 @@ def _check(model: ModelDescription, compute_capability: tuple[int, int]) -> None
             )
 
 
-def _check_weights(weights: tuple[Weight, ...] | list[Weight]) -> None:
+def _check_weights(weights: tuple[Weight, ...] | list[Weight], *, tied: bool) -> None:
     for weight in weights:
-        if not is_vector(weight) and "embed" not in weight.name and (weight.rows % 16 or weight.cols % 64):
+        if (
+            weight.name == "embed.weight" and not tied
+        ):  # look-ups take any shape, the output head's product doesn't
+            continue
+        router = _is_router(weight)
+        if router and weight.format in _FOUR_BIT:
+            raise UnsupportedError(f"{weight.name} has 4 bits: on a GPU a router has 16")
+        rows = 0 if router else weight.rows
+        if not is_vector(weight) and (rows % 16 or weight.cols % 64):
             raise UnsupportedError(
                 f"{weight.name} is {weight.rows} x {weight.cols}: on a GPU multiples of 16 and 64 are implemented"
             )
@@ -96,18 +116,22 @@ def block_bytes_on_cuda(facts: Facts, kv_dtype: str, block_len: int) -> int:
     return total
 
 
-def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
+def memory_on_cuda(facts: Facts, kv_dtype: str, *, int8_head: bool = False) -> Estimate:
     """The memory table of a deployment on a GPU, as a function of (max_prefill_tokens, max_batch_size, session_len,
     kv_bytes): bytes of device memory. Raises what `describe` and `manifest` raise.
     """
     model = describe(facts)
     weights = manifest(facts, model).weights
+    head = [head_item(cuda_bytes(int8_head_of(weights)))] if int8_head else []
+    if int8_head:
+        weights = without_head(weights)
     tables = [w for w in weights if w.name in ("embed.weight", "head.weight")]
     body = [w for w in weights if w not in tables]
-    largest = max((w.rows * w.cols * _fused(w) for w in body if w.format in _FOUR_BIT), default=0)
+    dense = [w for w in (*body, *tables) if w.format in _FOUR_BIT and ".experts." not in w.name]
+    largest = max((w.rows * w.cols * _fused(w) for w in dense), default=0)
     attention = [layer.attention for layer in model.layers]
     qkv = max((a.heads + 2 * a.kv_heads) * a.head_dim for a in attention)
-    inner = max(layer.mlp.intermediate for layer in model.layers)
+    inner = max((layer.mlp.intermediate for layer in model.layers if not layer.mlp.moe.experts), default=0)
     key = max(a.kv_heads * a.head_dim for a in attention)
     groups = max(a.kv_heads * -(-a.heads // a.kv_heads // 8) for a in attention)  # of up to 8 heads
     parts = max(8 * a.head_dim + 16 for a in attention)  # floats of a group's share of one part
@@ -115,16 +139,20 @@ def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
     def table(tokens: int, rows: int, session_len: int, kv_bytes: int) -> tuple[MemoryItem, ...]:
         batch = max(tokens, rows)
         activations = 2 * batch * (3 * model.hidden + 2 * qkv + 3 * inner)
+        activations += _routed_bytes(model, batch)
         activations += 4 * parts * (rows * groups + max(rows * groups, _DECODE_BLOCKS))
         unpacked = 4 * key * max(session_len, _UNPACKED_TOKENS) if kv_dtype not in DTYPES else 0
         return (
             MemoryItem("weights", sum(map(_bytes, body)), f"stored as {facts.weight_dtype}, packed once"),
-            MemoryItem("embeddings", sum(map(_bytes, tables)), "token table and output head, 16 bits"),
+            MemoryItem("embeddings", sum(map(_bytes, tables)), tables_note(int8_head, "16 bits")),
+            *head,
             MemoryItem("kv", kv_bytes, "page pool, all layers"),
             MemoryItem("activations", activations + unpacked, f"one step of {tokens} tokens"),
             MemoryItem("logits", rows * (4 * facts.vocab_size + 2 * model.hidden), f"float32, {rows} rows"),
             MemoryItem(
-                "drawing", 8 * min(rows, _DRAW_SLOTS) * facts.vocab_size, "penalties and biases of 64 rows"
+                "drawing",
+                8 * min(rows, _DRAW_SLOTS) * facts.vocab_size + rows * _DRAW_ROW,
+                "penalties and biases of 64 rows, likely tokens of every row",
             ),
             MemoryItem("products", 2 * largest + _GEMM_WORKSPACE, "workspaces of matrix products"),
             MemoryItem("token pool", rows * session_len * 5, "token ids and block tables of every row"),
@@ -132,6 +160,26 @@ def memory_on_cuda(facts: Facts, kv_dtype: str) -> Estimate:
         )
 
     return table
+
+
+def _routed_bytes(model: ModelDescription, tokens: int) -> int:
+    """A step's slots (a token and one of its experts), router logits and routes, of the layers that have experts."""
+    mixtures = [layer.mlp for layer in model.layers if layer.mlp.moe.experts]
+    if not mixtures:
+        return 0
+    width = max(m.moe.top_k * (m.intermediate + model.hidden) for m in mixtures)
+    experts, top_k = max(m.moe.experts for m in mixtures), max(m.moe.top_k for m in mixtures)
+    at_once = _SLOT_BYTES // (2 * width) // _LEAST_ROUTED * _LEAST_ROUTED
+    tokens = min(tokens, max(at_once, _LEAST_ROUTED))
+    return tokens * (2 * width + 4 * _up(experts, 16) + 20 * top_k + experts // 4)
+
+
+def _is_router(weight: Weight) -> bool:
+    return weight.name.endswith("router.weight")
+
+
+def _up(count: int, to: int) -> int:
+    return -(-count // to) * to
 
 
 def _fused(weight: Weight) -> int:
@@ -142,4 +190,4 @@ def _fused(weight: Weight) -> int:
 def _bytes(weight: Weight) -> int:
     if weight.format in _FOUR_BIT:
         return weight.rows * weight.cols // 2 + weight.rows * (weight.cols // weight.group) * 4
-    return 2 * weight.rows * weight.cols
+    return 2 * (_up(weight.rows, 16) if _is_router(weight) else weight.rows) * weight.cols

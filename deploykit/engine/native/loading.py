@@ -82,6 +82,7 @@ def engine_options(plan: Plan, isa: str = "") -> dict[str, Any]:
         "session_len": plan.session_len,
         "max_step_tokens": plan.step_capacity,
         "threads": max(plan.threads, 1),
+        "int8_head": plan.lm_head_dtype == "int8",
         "isa": isa,
     }
 

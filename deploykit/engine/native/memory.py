@@ -12,6 +12,7 @@ from deploykit.checkpoint.facts import Facts
 from deploykit.engine.native.describe import describe
 from deploykit.engine.native.description import ModelDescription
 from deploykit.engine.native.errors import UnsupportedError
+from deploykit.engine.native.head import head_item, int8_head_of, tables_note, without_head
 from deploykit.engine.native.names import manifest
 from deploykit.engine.native.sizes import (
     MAX_HEAD_DIM,
@@ -57,12 +58,15 @@ def is_quantized(facts: Facts) -> bool:
 Estimate = Callable[[int, int, int, int], tuple[MemoryItem, ...]]
 
 
-def memory_of(facts: Facts, threads: int = 1) -> Estimate:
+def memory_of(facts: Facts, threads: int = 1, *, int8_head: bool = False) -> Estimate:
     """The memory table of a deployment on a CPU, as a function of (max_prefill_tokens, max_batch_size, session_len,
     kv_bytes): bytes of anonymous memory; kv_bytes is the whole page pool. Raises what `describe` and `manifest` raise.
     """
     model = describe(facts)
     weights = manifest(facts, model).weights
+    head = [head_item(packed_bytes(int8_head_of(weights)))] if int8_head else []
+    if int8_head:
+        weights = without_head(weights)
     body = [w for w in weights if w.name not in _TABLES]
     body_bytes = sum(map(packed_bytes, body))
     table_bytes = sum(packed_bytes(w) for w in weights if w.name in _TABLES)
@@ -73,7 +77,8 @@ def memory_of(facts: Facts, threads: int = 1) -> Estimate:
         stored = f"{count / 1e6:.0f}M parameters stored as {facts.weight_dtype}, packed once"
         return (
             MemoryItem("weights", body_bytes, stored),
-            MemoryItem("embeddings", table_bytes, "token table and output head, as stored"),
+            MemoryItem("embeddings", table_bytes, tables_note(int8_head, "as stored")),
+            *head,
             MemoryItem("kv", kv_bytes, "page pool, all layers"),
             MemoryItem("activations", scratch, f"one step of {tokens} tokens"),
             MemoryItem(

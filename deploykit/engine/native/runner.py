@@ -83,6 +83,7 @@ class NativeRunner:
             bytes_predicted=plan.total_bytes,
             bytes_measured=self._measured(plan, found),
             weight_bytes=found["weight_bytes"],
+            head_error=self._head_error(plan),
         )
 
     def _measured(self, plan: Plan, found: dict[str, Any]) -> int:
@@ -90,6 +91,9 @@ class NativeRunner:
         if plan.device == "cuda":
             return int(self.info()["device_bytes_used"])
         return anonymous_bytes() + _untouched(found)
+
+    def _head_error(self, plan: Plan) -> float | None:
+        return float(self.info()["int8_head_error"]) if plan.lm_head_dtype == "int8" else None
 
     def close(self) -> None:
         """Give the memory back; the runner can't be used again."""

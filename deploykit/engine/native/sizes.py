@@ -54,6 +54,8 @@ def packed_bytes(weight: Weight) -> int:
         tile = _up(cols * 32, 64)
     elif weight.format == WeightFormat.BF16:
         tile = (cols + 1) // 2 * 64
+    elif weight.format == WeightFormat.INT8:
+        tile = _up(cols * 16 + 64, 64)  # one scale of 4 bytes a row
     else:
         bits, record, share = _RECORDS[weight.format]
         tile = _up(cols * 2 * bits + cols // (share or weight.group) * record, 64)

@@ -73,6 +73,8 @@ SGLANG = (
     _F("quantization", here="model.format", theirs="none", note="`auto` reads it from the checkpoint", convert=FORMAT),
     _F("quantization_param_path", here=None, theirs="none",
        note="scales are measured as KV is stored, for every token"),
+    _F("enable_fp32_lm_head", here=None, theirs="false",
+       note="logits are always summed in float32, whatever the head is stored as"),
     _F("torchao_config", here=None, theirs='""', note="weights are quantized before they are served"),
     _F("kv_cache_dtype", here="engine.cache.quant_policy", theirs="auto", convert=KV, why="`none` is what auto means"),
     _F("mem_fraction_static", here="engine.cache.ratio", theirs="by the GPU", convert=OTHER,

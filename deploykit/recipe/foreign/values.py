@@ -19,6 +19,12 @@ FOREIGN_VALUES: dict[str, dict[str, str]] = {
         "16": "fp8",
         "17": "fp8",
     },
+    "engine.lm_head_dtype": {
+        **dict.fromkeys(("none", "off", "no", "false", "bf16", "bfloat16", "fp16", "float16"), "auto"),
+        "8bit": "int8",
+        "q8_0": "int8",
+        "8": "int8",
+    },
     "engine.backend": {
         "turbomind": "native",
         "c++": "native",
