@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
+
+# A busy machine is no counterexample: hypothesis looks for wrong answers here, and the clock stays out of it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they test.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,13 +1,9 @@
 // 16-bit products (gemm16): checks against float64, then times beside cuBLASLt. Usage: gemm16 [check|time|layer|all]
-#include <unistd.h>
-
-#include <atomic>
-#include <ctime>
-#include <thread>
 
 #include "cuda/kernels/gemm16.cuh"
 #include "cuda/kernels/gemm_lt.h"
 #include "linear_reference.cuh"
+#include "watchdog.cuh"
 
 namespace deploykit::cuda {  // internal: the rungs of the ladder
 void gemm16_variant(const Gemm16Variant& variant, const LinearCall& call, const void* w, int64_t n, int64_t k,
@@ -19,23 +15,6 @@ using namespace bench;
 namespace {
 
 cudaStream_t stream;
-std::atomic<long> last_sign{0};
-void sign_of_life() { last_sign.store(time(nullptr)); }
-
-// A kernel that waits for ever must not hold the device: end the program.
-void start_watchdog() {
-  sign_of_life();
-  std::thread([] {
-    for (;;) {
-      std::this_thread::sleep_for(std::chrono::seconds(1));
-      if (time(nullptr) - last_sign.load() > patience(12)) {
-        std::printf("no progress for a while: a kernel hangs\n");
-        std::fflush(stdout);
-        _exit(3);
-      }
-    }
-  }).detach();
-}
 
 // A warp an output.
 template <class T>

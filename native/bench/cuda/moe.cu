@@ -1,8 +1,8 @@
 // Mixtures of experts: checks against float64 and timings of routing, both products and the sum.
-#include <atomic>
 
 #include "linear_reference.cuh"
 #include "w4_random.cuh"
+#include "watchdog.cuh"
 
 namespace deploykit::cuda {  // internal: the kernels behind the doors; variant -1 = the chosen one
 void moe_product_variant(int variant, const MoeSpec& spec, const ExpertCall& call, const ExpertMatrix& w,
@@ -14,22 +14,6 @@ namespace {
 
 constexpr int kVariants = 12;
 const int kHeights[] = {8, 16, 32, 64, 128, 256};
-
-std::atomic<int64_t> last_sign{0};
-void sign_of_life() { last_sign = time(nullptr); }
-void start_watchdog() {
-  sign_of_life();
-  std::thread([] {
-    for (;;) {
-      std::this_thread::sleep_for(std::chrono::seconds(1));
-      if (time(nullptr) - last_sign.load() > patience(12)) {
-        std::printf("no progress for a while: a kernel hangs\n");
-        std::fflush(stdout);
-        _exit(3);
-      }
-    }
-  }).detach();
-}
 
 MoeSpec spec_of(int experts, int top_k, bool normalize = true, bool sigmoid = false, bool after = false) {
   MoeSpec spec;

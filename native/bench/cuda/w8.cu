@@ -1,12 +1,7 @@
 // Checks and times of the products with 8-bit weights: cuda_w8 check | time | all.
-#include <unistd.h>
 
-#include <atomic>
-#include <chrono>
-#include <thread>
-
-#include "bench.cuh"
 #include "cuda/kernels/gemm_lt.h"
+#include "watchdog.cuh"
 
 namespace deploykit::cuda {  // internal: the kernels behind the door
 void w8_matmul_variant(int variant, const LinearCall& call, const W8Weight& w, cudaStream_t stream);
@@ -17,23 +12,6 @@ using namespace bench;
 namespace {
 
 cudaStream_t stream;
-std::atomic<long> last_sign{0};
-void sign_of_life() { last_sign.store(time(nullptr)); }
-
-// A kernel that waits for ever must not hold the device: end the program.
-void start_watchdog() {
-  sign_of_life();
-  std::thread([] {
-    for (;;) {
-      std::this_thread::sleep_for(std::chrono::seconds(1));
-      if (time(nullptr) - last_sign.load() > patience(12)) {
-        std::printf("no progress for a while: a kernel hangs\n");
-        std::fflush(stdout);
-        _exit(3);
-      }
-    }
-  }).detach();
-}
 
 struct Weight {
   Buffer<char> data;

@@ -48,6 +48,31 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, 
   check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
 }
 
+// The same with `clusters` clusters of `cluster` blocks (sm_90 on; 1: no cluster).
+template <class... Params, class... Args>
+void launch_clusters(const char* name, void (*kernel)(Params...), int64_t clusters, int cluster, int threads, size_t shared,
+                     cudaStream_t stream, const Args&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
+    ++config.numAttrs;
+  }
+  if (dependent_launch()) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+    ++config.numAttrs;
+  }
+  config.attrs = attributes;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, args...), name);
+}
+
 // Raise the dynamic shared memory limit of a kernel once (per kernel and size class; cheap to repeat).
 template <class Kernel>
 void allow_shared(const char* name, Kernel kernel, size_t bytes) {

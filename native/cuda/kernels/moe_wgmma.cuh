@@ -346,25 +346,8 @@ void run_moe_wgmma(const ExpertArgs& a, int64_t experts, int64_t slots, int32_t 
     data = tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 3, a.weights, sizes, strides, box, 0);
     params = tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 3, a.params, param_sizes, param_strides, param_box, 0);
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.clusters * S::kCluster));
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = S::kSharedBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  if (S::kCluster > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = S::kCluster;
-    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
-    ++config.numAttrs;
-  }
-  if (dependent_launch()) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
-    ++config.numAttrs;
-  }
-  config.attrs = attributes;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a, plan, data, params, tokens), "moe");
+  launch_clusters("moe", kernel, plan.clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan, data, params,
+                  tokens);
 }
 
 }  // namespace

@@ -34,30 +34,5 @@ W4Maps w4_maps(const LinearArgs& a, const W4Weight& w, int inputs, int rows, int
           tensor_map(kW4MapType<T>, 2, a.x, token_sizes, token_strides, token_box, 128)};
 }
 
-// With dependent launch, in clusters of `cluster` blocks.
-template <class... Params, class... Args>
-void launch_w4_clusters(void (*kernel)(Params...), int64_t clusters, int cluster, int threads, size_t shared,
-                        cudaStream_t stream, const Args&... args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  if (cluster > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = static_cast<unsigned>(cluster);
-    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
-    ++config.numAttrs;
-  }
-  if (dependent_launch()) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
-    ++config.numAttrs;
-  }
-  config.attrs = attributes;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, args...), "w4_matmul");
-}
-
 }  // namespace
 }  // namespace deploykit::cuda

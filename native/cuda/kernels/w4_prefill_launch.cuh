@@ -32,7 +32,7 @@ void run_prefill(const LinearArgs& a, const W4Weight& w, cudaStream_t stream) {
   const CUtensorMap y_map = a.y_f32 ? maps.tokens : outputs(a.y, a.y_stride, a.epilogue == Epilogue::gated ? 32 : 64);
   const CUtensorMap residual_map =
       a.epilogue == Epilogue::residual ? outputs(a.residual, a.residual_stride, 64) : maps.tokens;
-  launch_w4_clusters(kernel, plan.clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data,
+  launch_clusters("w4_matmul", kernel, plan.clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data,
                      maps.params, maps.tokens, y_map, residual_map);
 }
 

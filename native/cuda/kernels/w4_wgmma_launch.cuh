@@ -77,7 +77,7 @@ void run_w4(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream_t 
   if (split > 1) plan.early = S::kTokens <= 16 ? 3 : S::kTokens <= 64 ? 2 : 1;
   const W4Maps maps = w4_maps<T>(a, w, 128, S::kRows, S::kTokens);
   const int64_t clusters = S::kSplit ? tiles : plan.clusters;
-  launch_w4_clusters(w4_wgmma_kernel<T, S>, clusters, plan.split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data,
+  launch_clusters("w4_matmul", w4_wgmma_kernel<T, S>, clusters, plan.split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data,
                      maps.params, maps.tokens);
 }
 
@@ -92,7 +92,7 @@ void run_split(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream
   plan.split = split;
   plan.early = 2;  // more at once only makes a queue in which the kernel in front waits too
   const W4Maps maps = w4_maps<T>(a, w, 128, S::kRows, S::kTokens);
-  launch_w4_clusters(kernel, plan.row_tiles, split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data, maps.params,
+  launch_clusters("w4_matmul", kernel, plan.row_tiles, split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data, maps.params,
                      maps.tokens);
 }
 

@@ -241,26 +241,8 @@ void run_w8(const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
                                                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                  2, a.x, token_sizes, token_strides, token_box, 128);
 
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.clusters * S::kCluster));
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = S::kSharedBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  if (S::kCluster > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = S::kCluster;
-    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
-    ++config.numAttrs;
-  }
-  if (dependent_launch()) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
-    ++config.numAttrs;
-  }
-  config.attrs = attributes;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a, plan, static_cast<const float*>(w.scales), data_map, token_map),
-             "w8_matmul");
+  launch_clusters("w8_matmul", kernel, plan.clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan,
+                  static_cast<const float*>(w.scales), data_map, token_map);
 }
 
 }  // namespace
