@@ -12,8 +12,8 @@ extern template void moe_wgmma_typed<__nv_bfloat16>(int32_t, const ExpertArgs&, 
 
 namespace {
 
-// Variants, for bench/cuda/moe.cu: moe_few's shapes, the heights of moe_mma's tiles, wgmma's modes.
-constexpr int kFewVariants = 4, kWgmmaVariant = 8;
+// Variants, for bench/cuda/moe.cu: moe_few's shapes, the heights of moe_mma's tiles, wgmma for prompts and for batches.
+constexpr int kFewVariants = 4, kWgmmaVariant = 8, kBatchVariant = 9;
 
 // The tier by the slots an expert gets if all get the same.
 int choose_variant(const MoeSpec& spec, const ExpertCall& call, const ExpertMatrix& w, bool expands) {
@@ -24,7 +24,7 @@ int choose_variant(const MoeSpec& spec, const ExpertCall& call, const ExpertMatr
     if (packed) return w.k <= 1024 ? 3 : w.k <= 8192 ? 0 : 1;
     return w.k <= 1024 ? 3 : 2;
   }
-  if (wgmma) return slots <= 40.0 ? kWgmmaVariant + 1 : kWgmmaVariant;
+  if (wgmma) return slots <= 40.0 ? kBatchVariant : kWgmmaVariant;
   if (slots <= 16.0) return kFewVariants;
   if (slots <= 32.0) return kFewVariants + 1;
   return slots <= 64.0 ? kFewVariants + 2 : kFewVariants + 3;
@@ -56,8 +56,7 @@ __global__ void __launch_bounds__(256)
 void run_experts(const char* name, int variant, const MoeSpec& spec, const ExpertCall& call, const ExpertMatrix& w,
                  const MoeRoutes& routes, bool expands, cudaStream_t stream) {
   require(call.dtype == DType::f16 || call.dtype == DType::bf16, name, "dtype is f16 or bf16");
-  require(spec.experts >= 1 && spec.experts <= kMoeMostExperts && spec.top_k >= 1 && spec.top_k <= kMoeMostRanks, name,
-          "experts <= 512, top_k <= 32");
+  require_moe(name, spec);
   require(w.experts == spec.experts, name, "the matrix has the layer's experts");
   require(call.tokens >= 1 && call.tokens <= routes.capacity, name, "1 <= tokens <= the routes' capacity");
   require(call.x_stride % 8 == 0 && call.y_stride % 8 == 0, name, "strides are multiples of 8");
@@ -86,7 +85,7 @@ void run_experts(const char* name, int variant, const MoeSpec& spec, const Exper
   a.activation = call.activation;
   a.reads_routes_early = !expands;
   int height = variant < kFewVariants ? 0 : variant - kFewVariants + 1;
-  if (variant > kWgmmaVariant) height = variant == kWgmmaVariant + 3 ? 2 : 3;
+  if (variant == kBatchVariant) height = 3;
   a.tiles = routes.tiles + moe_tile_offset(spec, routes.capacity, height);
   a.tile_count = routes.tile_counts + height;
   a.tiles_bound = static_cast<int32_t>(moe_tile_bound(spec, call.tokens, kMoeHeight[height]));
@@ -100,7 +99,7 @@ void run_experts(const char* name, int variant, const MoeSpec& spec, const Exper
       a.x = call.gathered, a.x_stride = w.k, a.token = nullptr;
     }
     const auto run = call.dtype == DType::f16 ? moe_wgmma_typed<__half> : moe_wgmma_typed<__nv_bfloat16>;
-    return run(variant - kWgmmaVariant, a, spec.experts, slots, group, stream);
+    return run(kMoeHeight[height], a, spec.experts, slots, group, stream);
   }
   if (call.dtype == DType::f16) return moe_mma_typed<__half>(group, kMoeHeight[height], a, stream);
   moe_mma_typed<__nv_bfloat16>(group, kMoeHeight[height], a, stream);

@@ -13,6 +13,12 @@ constexpr int kMoeHeights = 6;
 constexpr int32_t kMoeHeight[kMoeHeights] = {8, 16, 32, 64, 128, 256};
 constexpr int32_t kMoeMostExperts = 512, kMoeMostRanks = 32;
 
+inline void require_moe(const char* name, const MoeSpec& spec) {
+  require(spec.experts >= 1 && spec.experts <= kMoeMostExperts, name, "1 <= experts <= 512");
+  require(spec.top_k >= 1 && spec.top_k <= kMoeMostRanks && spec.top_k <= spec.experts, name,
+          "1 <= top_k <= 32, at most the experts");
+}
+
 // Tiles of at most `height` slots: every expert that has slots may end with a part of one.
 inline int64_t moe_tile_bound(const MoeSpec& spec, int64_t tokens, int64_t height) {
   const int64_t slots = tokens * spec.top_k, experts = slots < spec.experts ? slots : spec.experts;
@@ -102,9 +108,9 @@ __device__ __forceinline__ void finish_slot(const ExpertArgs& a, int32_t expert,
 void moe_few(DType dtype, int32_t group, int variant, ExpertArgs a, cudaStream_t stream);
 template <class T>
 void moe_mma_typed(int32_t group, int32_t height, ExpertArgs a, cudaStream_t stream);
-// On sm_90a; slots in x's own order, a.end not `activated`. mode 0: tiles of 256 slots, 1 and 2: of 64, 3: of 32.
+// On sm_90a; tiles of 64 or 256 slots, in x's own order, a.end not `activated`.
 template <class T>
-void moe_wgmma_typed(int32_t mode, const ExpertArgs& a, int64_t experts, int64_t slots, int32_t group,
+void moe_wgmma_typed(int32_t height, const ExpertArgs& a, int64_t experts, int64_t slots, int32_t group,
                      cudaStream_t stream);
 
 }  // namespace deploykit::cuda

@@ -1,5 +1,4 @@
-// Routing: each token's best experts and their weights, the slots in order, the tiles of every height; and the sum of
-// a token's results at the end.
+// Routing: each token's best experts and their weights, the slots in order, the tiles of every height.
 //
 // Tokens go in chunks of 32, a warp each. Who chose an expert is a mask of 32 bits, so a slot's place inside its chunk
 // is a count of bits: the order never depends on which warp came first.
@@ -167,7 +166,7 @@ __device__ __forceinline__ void list_tiles(const RouteArgs& a, const int32_t* be
   if (lane == 0) a.routes.tile_counts[warp] = at;
 }
 
-// counts[e] of thread e (threads beyond the experts: 0) into begin [experts + 1], by the whole block of 1,024.
+// counts[e] of thread e (threads beyond the experts: 0) into begin [experts + 1], by the whole block.
 __device__ __forceinline__ void scan_experts(const RouteArgs& a, int32_t count, int32_t* begin) {
   __shared__ int32_t sums[32];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -289,12 +288,6 @@ __global__ void __launch_bounds__(256) route_place(const RouteArgs a) {
   }
 }
 
-void require_spec(const char* name, const MoeSpec& spec) {
-  require(spec.experts >= 1 && spec.experts <= kMoeMostExperts, name, "1 <= experts <= 512");
-  require(spec.top_k >= 1 && spec.top_k <= kMoeMostRanks && spec.top_k <= spec.experts, name,
-          "1 <= top_k <= 32, at most the experts");
-}
-
 int64_t rounded(int64_t bytes) { return ceil_div(bytes, 256) * 256; }
 
 // The parts of the memory one after another.
@@ -312,67 +305,10 @@ void for_each_part(MoeRoutes& routes, const MoeSpec& spec, const F& part) {
   part(&routes.tiles, moe_tile_offset(spec, routes.capacity, kMoeHeights));
 }
 
-// ------------------------------------------------------------------------------------------------------------ the sum
-struct CombineArgs {
-  const void* out;
-  int64_t out_stride;
-  const void* residual;
-  int64_t residual_stride;
-  void* y;
-  int64_t y_stride;
-  int64_t n;
-  float scale;
-  const float* weight;
-  const int32_t* slot;
-  int32_t top_k;
-};
-
-// A block a token (and part of n): 8 columns a thread.
-template <class T>
-__global__ void __launch_bounds__(256) combine_kernel(const CombineArgs a) {
-  __shared__ float weights[kMoeMostRanks];
-  __shared__ int32_t slots[kMoeMostRanks];
-  const int64_t token = blockIdx.x, column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * 8;
-  if (threadIdx.x < static_cast<unsigned>(a.top_k)) {  // moe_route has ended: two products lie between
-    weights[threadIdx.x] = a.weight[token * a.top_k + threadIdx.x];
-    slots[threadIdx.x] = a.slot[token * a.top_k + threadIdx.x];
-  }
-  wait_prior_grid();
-  allow_next_grid();
-  __syncthreads();
-  if (column >= a.n) return;
-  float sum[8] = {};
-  const T* out = static_cast<const T*>(a.out) + column;
-#pragma unroll 4
-  for (int rank = 0; rank < a.top_k; ++rank) {
-    const int64_t slot = slots[rank];
-    if (slot < 0) continue;
-    const uint4 v = load16(out + slot * a.out_stride);
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(&v);
-    const float weight = weights[rank];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float2 f = Num<T>::to_float2(words[j]);
-      sum[2 * j] = fmaf(weight, f.x, sum[2 * j]);
-      sum[2 * j + 1] = fmaf(weight, f.y, sum[2 * j + 1]);
-    }
-  }
-  uint4 result;
-  uint32_t* words = reinterpret_cast<uint32_t*>(&result);
-  uint4 before = make_uint4(0, 0, 0, 0);
-  if (a.residual != nullptr) before = load16(static_cast<const T*>(a.residual) + token * a.residual_stride + column);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const float2 f = Num<T>::to_float2(reinterpret_cast<const uint32_t*>(&before)[j]);
-    words[j] = Num<T>::pack(fmaf(a.scale, sum[2 * j], f.x), fmaf(a.scale, sum[2 * j + 1], f.y));
-  }
-  *reinterpret_cast<uint4*>(static_cast<T*>(a.y) + token * a.y_stride + column) = result;
-}
-
 }  // namespace
 
 MoeRoutes moe_routes(void* memory, int64_t tokens, const MoeSpec& spec) {
-  require_spec("moe_routes", spec);
+  require_moe("moe_routes", spec);
   require(tokens >= 1 && tokens * spec.top_k < INT32_MAX / 2, "moe_routes", "the slots fit 31 bits");
   MoeRoutes routes;
   routes.capacity = tokens;
@@ -385,7 +321,7 @@ MoeRoutes moe_routes(void* memory, int64_t tokens, const MoeSpec& spec) {
 }
 
 int64_t moe_routes_bytes(int64_t tokens, const MoeSpec& spec) {
-  require_spec("moe_routes_bytes", spec);
+  require_moe("moe_routes_bytes", spec);
   MoeRoutes routes;
   routes.capacity = tokens;
   int64_t bytes = 0;
@@ -398,7 +334,7 @@ int64_t moe_routes_bytes(int64_t tokens, const MoeSpec& spec) {
 void moe_route(const MoeSpec& spec, const float* logits, int64_t stride, int32_t tokens, const int32_t* row,
                const MoeRoutes& routes, cudaStream_t stream) {
   const char* name = "moe_route";
-  require_spec(name, spec);
+  require_moe(name, spec);
   require(tokens >= 1 && tokens <= routes.capacity, name, "1 <= tokens <= the routes' capacity");
   require(stride >= spec.experts, name, "stride >= experts");
   RouteArgs a = {};
@@ -417,22 +353,6 @@ void moe_route(const MoeSpec& spec, const float* logits, int64_t stride, int32_t
   launch(name, route_choose, grid, dim3(kRouteThreads), 0, stream, a);
   launch(name, route_sum, dim3(1), dim3(kRouteThreads), 0, stream, a);
   launch(name, route_place, grid, dim3(256), 0, stream, a);
-}
-
-void moe_combine(const MoeSpec& spec, const MoeCombineCall& call, const MoeRoutes& routes, cudaStream_t stream) {
-  const char* name = "moe_combine";
-  require_spec(name, spec);
-  require(call.dtype == DType::f16 || call.dtype == DType::bf16, name, "dtype is f16 or bf16");
-  require(call.tokens >= 1 && call.tokens <= routes.capacity, name, "1 <= tokens <= the routes' capacity");
-  require(call.n >= 8 && call.n % 8 == 0, name, "n % 8 == 0");
-  require(call.out_stride % 8 == 0 && call.y_stride % 8 == 0 && call.residual_stride % 8 == 0, name,
-          "strides are multiples of 8");
-  const CombineArgs a = {call.out, call.out_stride, call.residual, call.residual_stride, call.y,     call.y_stride,
-                         call.n,   call.scale,      routes.weight, routes.slot,          spec.top_k};
-  const int64_t threads = call.n / 8 < 256 ? ceil_div(call.n / 8, 32) * 32 : 256;
-  const dim3 grid(static_cast<unsigned>(call.tokens), static_cast<unsigned>(ceil_div(call.n, threads * 8)));
-  const auto kernel = call.dtype == DType::f16 ? combine_kernel<__half> : combine_kernel<__nv_bfloat16>;
-  launch(name, kernel, grid, dim3(static_cast<unsigned>(threads)), 0, stream, a);
 }
 
 }  // namespace deploykit::cuda

@@ -1,4 +1,4 @@
-#include "cuda/kernels/moe_wgmma.cuh"
+#include "cuda/kernels/moe_wgmma_launch.cuh"
 
 namespace deploykit::cuda {
 

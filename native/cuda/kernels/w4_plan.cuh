@@ -22,15 +22,11 @@ constexpr int kW4RoundTokens = 1536;  // of a round over all rows: what stays in
 
 // kPerSm: blocks that a multiprocessor holds, so that the next kernel's start while this one's end. kWide: groups of 128
 // (else 32 or 64). kSplit: one tile a cluster, else tiles in turn.
-template <int kTokens_, int kBlocks_, int kPerSm_, bool kWide_, bool kSplit_, bool kUnits_>
+template <int kTokens_, int kBlocks_, int kPerSm_, bool kWide_, bool kSplit_>
 struct W4Shape {
   static constexpr int kTokens = kTokens_, kWarpgroups = 2, kBlocks = kBlocks_, kPerSm = kPerSm_;
   static constexpr bool kWide = kWide_, kSplit = kSplit_;
   static constexpr int kRows = kWarpgroups * kBlocks * 64;
-  // Few tokens: weights stay integers and sums are kept in units of the stage's scale, which takes fewer instructions
-  // than to scale the weights.
-  static constexpr bool kUnits = kUnits_;
-  static_assert(!kUnits || (kWide && kBlocks == 1), "one group a stage, one unit a row");
   // Multiplying warps take registers of the copying ones.
   static constexpr bool kJuggle = kPerSm == 2 ? kTokens >= 32 : kTokens * kBlocks >= 256;
   static constexpr int kRegisters = kPerSm == 2 ? 104 : 240;

@@ -10,24 +10,25 @@
 namespace deploykit::cuda {
 namespace {
 
-template <int kTokens_, bool kAlias_, bool kUnit_ = true, int kGroups_ = 2>
+// Weights stay integers and sums are kept in units of the stage's scale.
+template <int kTokens_>
 struct W4Split {
-  static constexpr int kGroups = kGroups_, kPerSm = kGroups == 2 ? 2 : 1, kWarps = 4 * kGroups;
-  static constexpr bool kUnit = kUnit_;  // sums are kept in units of the stage's scale
-  static constexpr int kTokens = kTokens_, kRows = 64 * kGroups, kConsumers = 128 * kGroups, kThreads = kConsumers + 128;
-  static constexpr bool kAlias = kAlias_;  // the other blocks' sums come where the stages were
-  static constexpr int kTokenBytes = kTokens * 256, kDataBytes = kRows * 64, kParamBytes = kRows * 4 < 1024 ? 1024 : kRows * 4;
+  static constexpr int kTokens = kTokens_, kPerSm = 2, kWarps = 8, kRows = 16 * kWarps;
+  static constexpr int kConsumers = 32 * kWarps, kThreads = kConsumers + 128;
+  static constexpr int kTokenBytes = kTokens * 256, kDataBytes = kRows * 64, kParamBytes = 1024;
   static constexpr int kStageBytes = kTokenBytes + kDataBytes + kParamBytes;
-  // A unit: 16 rows (a warp's) of eight tokens.
+  // A unit: 16 rows (a warp's) of eight tokens. A block ends an equal share of them, or one more.
   static constexpr int kEights = kTokens / 8, kUnits = kWarps * kEights, kUnitBytes = 512;
-  static constexpr int kPartsBytes = (kUnits + kW4MaxSplit - 1) * kUnitBytes;  // one more unit where a block has no equal share
-  static constexpr int kFit = ((kPerSm == 2 ? 115712 : 232448) - 1024 - 256 - (kAlias ? 0 : kPartsBytes)) / kStageBytes;
+  static constexpr int kPartsBytes = (kUnits + kW4MaxSplit - 1) * kUnitBytes;
+  static constexpr int kFit = (115712 - 1024 - 256 - kPartsBytes) / kStageBytes;
   static constexpr int kStages = kFit < 10 ? kFit : 10;
-  static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes + (kAlias ? 0 : kPartsBytes);
-  static_assert(kPartsBytes <= kStages * kStageBytes, "the sums fit the stages");
+  static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes + kPartsBytes;
 };
 
 #ifdef DEPLOYKIT_WGMMA
+__device__ __forceinline__ void store_shared16(uint32_t address, float a, float b, float c, float d) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
 __device__ __forceinline__ uint32_t transpose_eight(uint32_t x) {
   uint32_t y;
   // volatile: else the compiler may move it into a branch that not all lanes take, where it is an illegal instruction
@@ -96,9 +97,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   constexpr int kStages = S::kStages;
   extern __shared__ char raw[];
   char* const stages = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
-  char* const parts = S::kAlias ? stages : stages + kStages * S::kStageBytes;
-  // `come`: the other blocks' sums; `open`: the other blocks' memory for them.
-  __shared__ uint64_t full[kStages], empty[kStages], come, open;
+  char* const parts = stages + kStages * S::kStageBytes;
+  __shared__ uint64_t full[kStages], empty[kStages], come;  // `come`: the sums that this block ends
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int split = plan.split, rank = static_cast<int>(blockIdx.x) % split, t = static_cast<int>(blockIdx.x) / split;
   const int begin = plan.steps * rank / split, end = plan.steps * (rank + 1) / split;
@@ -110,7 +110,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
       barrier_init(empty + i, S::kConsumers / 32);
     }
     barrier_init(&come, 1);
-    barrier_init(&open, static_cast<uint32_t>(split > 1 ? split - 1 : 1));
     barrier_init_fence();
     barrier_expect(&come, static_cast<uint32_t>(units * split * S::kUnitBytes));
   }
@@ -174,28 +173,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     const float lo = scale_of(param.x), hi = scale_of(param.y);
     // Scales of zero are no units: integers of zero then.
     const bool zero_lo = lo == 0.0f, zero_hi = hi == 0.0f;
-    if (S::kUnit && (zero_lo || zero_hi)) {
+    if (zero_lo || zero_hi) {
       const uint32_t keep = (zero_lo ? 0u : 0x0f0f0f0fu) | (zero_hi ? 0u : 0xf0f0f0f0u);
 #pragma unroll
       for (int i = 0; i < 2; ++i) q[i].x &= keep, q[i].y &= keep, q[i].z &= keep, q[i].w &= keep;
     }
-    scales.set(S::kUnit ? make_uint2(zero_lo ? 0u : param.x, zero_hi ? 0u : param.y) : param);
+    scales.set(make_uint2(zero_lo ? 0u : param.x, zero_hi ? 0u : param.y));
     const float ratio_lo = zero_lo ? 1.0f : __fdividef(unit_lo, lo), ratio_hi = zero_hi ? 1.0f : __fdividef(unit_hi, hi);
-    if (S::kUnit) unit_lo = zero_lo ? unit_lo : lo, unit_hi = zero_hi ? unit_hi : hi;
+    unit_lo = zero_lo ? unit_lo : lo, unit_hi = zero_hi ? unit_hi : hi;
     const uint64_t tokens = matrix_descriptor(shared_address(here), 16, 1024);
 #pragma unroll
     for (int chunk = 0; chunk < 2; ++chunk) {
       asm volatile("" : "+r"(q[chunk].x), "+r"(q[chunk].y), "+r"(q[chunk].z), "+r"(q[chunk].w));
       const uint32_t words[4] = {q[chunk].x, q[chunk].y, q[chunk].z, q[chunk].w};
 #pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        if constexpr (S::kUnit) {
-          scales.unpack_integers(words[s], weights[chunk][s]);
-        } else {
-          scales.unpack(words[s], weights[chunk][s]);
-        }
-      }
-      if (S::kUnit && chunk == 0) {
+      for (int s = 0; s < 4; ++s) scales.unpack_integers(words[s], weights[chunk][s]);
+      if (chunk == 0) {
         wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < S::kTokens / 2; ++i) acc[i] *= i % 4 < 2 ? ratio_lo : ratio_hi;
@@ -227,21 +220,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     }
     return;
   }
-  if (S::kAlias) {
-    named_barrier(1, S::kConsumers);  // nobody reads the stages any more
-    if (static_cast<int>(threadIdx.x) < split && static_cast<int>(threadIdx.x) != rank) release_at(&open, threadIdx.x);
-    if (split > 1) barrier_wait(&open, 0);
-  }
   const uint32_t parts_at = shared_address(parts) + lane * 16, come_at = shared_address(&come);
 #pragma unroll
   for (int j = 0; j < S::kEights; ++j) {
     const int unit = warp * S::kEights + j, owner = ((unit + 1) * split - 1) / S::kUnits;
     const int first = S::kUnits * owner / split, count = S::kUnits * (owner + 1) / split - first;
+    const uint32_t at = parts_at + (rank * count + unit - first) * S::kUnitBytes;
     const float* d = acc + j * 4;
-    send16(address_at(parts_at + (rank * count + unit - first) * S::kUnitBytes, static_cast<uint32_t>(owner)),
-           address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    if (split == 1) {
+      store_shared16(at, d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    } else {
+      send16(address_at(at, static_cast<uint32_t>(owner)), address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo,
+             d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    }
   }
-  bool waited = false;
+  if (split == 1) named_barrier(1, S::kConsumers);
+  bool waited = split == 1;
 #pragma unroll 1
   for (int i = warp; i < units; i += S::kConsumers / 32) {
     const int64_t row = row0 + (first_unit + i) / S::kEights * 16;
@@ -257,13 +251,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
       if (from < split) v[from] = load_shared16(parts_at + (from * units + i) * S::kUnitBytes);
     }
 #pragma unroll
-    for (int from = 0; from < kW4MaxSplit; ++from) {
+    for (int from = 0; from < kW4MaxSplit; ++from) {  // in the order of the ranks
       if (from < split) d[0] += v[from].x, d[1] += v[from].y, d[2] += v[from].z, d[3] += v[from].w;
     }
     finish_eight_tokens<T, false>(a, row, token, d, residual);
   }
-  // No block may end before the sums for it are here.
-  if (!waited) barrier_wait(&come, 0);
+  if (!waited) barrier_wait(&come, 0);  // no block may end before the sums for it are here
 #else
   __trap();
 #endif

@@ -3,8 +3,8 @@
 // A block has one warp that copies (weights, their params and tokens, through tensor maps, a ring of stages of 128
 // inputs) and warpgroups that multiply: a lane takes 16 bytes of packed weights from shared memory, unpacks them into
 // wgmma's first operand while the tensor cores work on the words before, and the tokens are the second operand where
-// the copy left them. Sums stay in registers over all inputs: the scale is part of the unpacked weights, or for few tokens
-// the sums' unit.
+// the copy left them. Sums stay in registers over all inputs: the scale is part of the unpacked weights. (At most 64 tokens
+// and groups of 128: w4_split_kernel.cuh. Prompts: w4_prefill_kernel.cuh.)
 //
 // Few tiles: a cluster shares one, each block takes a part of the inputs, and all add up each other's sums through
 // shared memory, in the order of their ranks. Many tiles: a block does one after another; the copies of the next run
@@ -110,7 +110,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 #pragma unroll
         for (int i = 0; i < S::kTokens / 2; ++i) acc[b][i] = 0.0f;
       }
-      float unit_lo = 1.0f, unit_hi = 1.0f;  // what the sums of rows r and r + 8 are multiples of
       for (int step = begin; step < end; ++step) {
         barrier_wait(full + stage, phase);
         const char* here = stages + stage * S::kStageBytes;
@@ -123,16 +122,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
         for (int b = 0; b < kBlocks; ++b) {
           q[0][b] = *reinterpret_cast<const uint4*>(data + b * 4096);
           q[1][b] = *reinterpret_cast<const uint4*>(data + b * 4096 + 512);
-        }
-        float ratio_lo = 1.0f, ratio_hi = 1.0f;
-        bool zero_lo = false, zero_hi = false;
-        if constexpr (S::kUnits) {
-          const uint2 param = *reinterpret_cast<const uint2*>(params);
-          const float lo = scale_of(param.x), hi = scale_of(param.y);
-          scales[0].set(param);
-          zero_lo = lo == 0.0f, zero_hi = hi == 0.0f;
-          ratio_lo = zero_lo ? 1.0f : __fdividef(unit_lo, lo), ratio_hi = zero_hi ? 1.0f : __fdividef(unit_hi, hi);
-          unit_lo = zero_lo ? unit_lo : lo, unit_hi = zero_hi ? unit_hi : hi;
         }
         const uint64_t tokens = matrix_descriptor(shared_address(here), 16, 1024);
 #pragma unroll
@@ -150,35 +139,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
               const int word = part * kWords + s;
 #pragma unroll
               for (int b = 0; b < kBlocks; ++b) {
-                if (!S::kUnits && (S::kWide ? chunk == 0 && word == 0 : word % 2 == 0)) {
+                if (S::kWide ? chunk == 0 && word == 0 : word % 2 == 0) {
                   const int place = S::kWide ? 0 : (chunk * 64 + word * 16) / plan.group * 64;
                   scales[b].set(*reinterpret_cast<const uint2*>(params + b * 4 * param_stride + place));
                 }
                 const uint32_t words[4] = {q[chunk][b].x, q[chunk][b].y, q[chunk][b].z, q[chunk][b].w};
-                if constexpr (S::kUnits) {
-                  scales[b].unpack_integers(words[word], weights[turn][b][s]);
-                } else {
-                  scales[b].unpack(words[word], weights[turn][b][s]);
-                }
-              }
-            }
-            if constexpr (S::kUnits) {
-              if (chunk == 0 && part == 0) {
-                // Scales of zero are no units: integers of zero then. (The branch also keeps the unpacking above it.)
-                if (zero_lo || zero_hi) {
-                  const uint32_t keep = (zero_lo ? 0u : 0x0f0f0f0fu) | (zero_hi ? 0u : 0xf0f0f0f0u);
-#pragma unroll
-                  for (int i = 0; i < 2; ++i) q[i][0].x &= keep, q[i][0].y &= keep, q[i][0].z &= keep, q[i][0].w &= keep;
-                  const uint2 param = *reinterpret_cast<const uint2*>(params);
-                  scales[0].set(make_uint2(zero_lo ? 0u : param.x, zero_hi ? 0u : param.y));
-#pragma unroll
-                  for (int i = 0; i < kWords * 4; ++i) {
-                    if (i % 2 == 0 ? zero_lo : zero_hi) weights[0][0][i / 4][i % 4] = 0;
-                  }
-                }
-                wgmma_wait<0>();
-#pragma unroll
-                for (int i = 0; i < S::kTokens / 2; ++i) acc[0][i] *= i % 4 < 2 ? ratio_lo : ratio_hi;
+                scales[b].unpack(words[word], weights[turn][b][s]);
               }
             }
             wgmma_fence();
@@ -200,10 +166,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
       }
       wgmma_wait<0>();
       release_last(true, stage);
-      if constexpr (S::kUnits) {
-#pragma unroll
-        for (int i = 0; i < S::kTokens / 2; ++i) acc[0][i] *= i % 4 < 2 ? unit_lo : unit_hi;
-      }
 
       const W4Tile tile = w4_tile(plan, t);
       const int64_t row0 = static_cast<int64_t>(tile.row_tile) * S::kRows;

@@ -100,13 +100,13 @@ void run_split(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream
 template <class T, int kTokens, bool kWide>
 void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
   if constexpr (kWide) {
-    using S = W4Split<kTokens, false>;
+    using S = W4Split<kTokens>;
     const auto kernel = w4_split_kernel<T, S>;
     const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15)
                                           : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15);
     run_split<T, S>(a, w, choice.split, stream);
   } else {
-    using S = W4Shape<kTokens, 1, 2, kWide, true, false>;
+    using S = W4Shape<kTokens, 1, 2, kWide, true>;
     const auto kernel = w4_wgmma_kernel<T, S>;
     const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15)
                                           : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15);
@@ -116,9 +116,9 @@ void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_
 
 template <class T, bool kWide>
 void many_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
-  using Tall = W4Shape<128, 2, 1, kWide, false, false>;
-  using Cut = W4Shape<128, 1, 1, kWide, true, false>;
-  using Low = W4Shape<128, 1, 1, kWide, false, false>;
+  using Tall = W4Shape<128, 2, 1, kWide, false>;
+  using Cut = W4Shape<128, 1, 1, kWide, true>;
+  using Low = W4Shape<128, 1, 1, kWide, false>;
   const W4Choice low = w4_choose<Cut>(w4_wgmma_kernel<T, Cut>, a, 0.7, 4.0, 0.8, variant & 15);
   using Prompt = W4Prefill<kWide>;
   // Both take as long for a round; where they tie, the one that unpacks half as much.

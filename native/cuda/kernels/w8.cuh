@@ -1,4 +1,4 @@
-// What the kernels of 8-bit weights share: packed words unpacked into operands, the end of a row, and the rungs behind
+// What the kernels of 8-bit weights share: packed words unpacked into operands, the end of a row, and what is behind
 // the door.
 #pragma once
 
@@ -6,12 +6,12 @@
 
 namespace deploykit::cuda {
 
-// The tiers of w8_matmul; each refuses what it can't do. `variant` and `config`: rungs of the ladder, 0 the one in use.
-void w8_gemv(int variant, DType dtype, const LinearArgs& a, const W8Weight& w, cudaStream_t stream);
-bool w8_gemv_fits(int32_t m, int64_t k);  // the tokens stay in shared memory
+// The tiers of w8_matmul.
+bool w8_gemv_fits(int32_t m, int64_t k);  // at most 8 tokens that stay in shared memory
+void w8_gemv(DType dtype, const LinearArgs& a, const W8Weight& w, cudaStream_t stream);
 void w8_mma(DType dtype, const LinearArgs& a, const W8Weight& w, cudaStream_t stream);
 template <class T>
-void w8_wgmma(int config, const LinearArgs& a, const W8Weight& w, cudaStream_t stream);
+void w8_wgmma(int tokens, const LinearArgs& a, const W8Weight& w, cudaStream_t stream);
 
 #ifdef __CUDACC__
 // A word's bytes 0 and 2 (row r) and 1 and 3 (row r + 8) as pairs of T, exact.
@@ -60,8 +60,8 @@ struct W8Rows {
   }
 };
 
-// Rows `row` and `row + 8` of 2 * kPairs tokens: sums 4i .. 4i + 3 are those of tokens first + 8i + {0, 1}, of row, then
-// of row + 8.
+// Rows `row` and `row + 8` of 2 * kPairs tokens: sums 4i .. 4i + 3 are those of tokens first + 8i + {0, 1}, of row,
+// then of row + 8.
 template <class T, int kPairs, int kSums>
 __device__ __forceinline__ void w8_finish(const LinearArgs& a, const W8Rows& rows, int64_t row, int64_t first,
                                           const float (&sums)[kSums]) {

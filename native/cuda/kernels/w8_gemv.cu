@@ -1,8 +1,8 @@
 // 8-bit weights times at most 8 tokens, on the tensor cores so that 8 tokens cost what one does.
 //
 // The scheme of gemv16 with blocks that stay: the tokens are staged in shared memory once, and a block does one tile of
-// 16 rows after another, its warps taking chunks of 32 inputs in turn. A warp's loads run ahead into the next tile while
-// the warps' sums of this one meet in shared memory.
+// 16 rows after another, its warps taking chunks of 32 inputs in turn. A warp's loads run ahead into the next tile
+// while the warps' sums of this one meet in shared memory.
 #include "cuda/kernels/w8.cuh"
 
 namespace deploykit::cuda {
@@ -80,23 +80,15 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
 
 size_t token_bytes(int32_t m, int64_t k) { return static_cast<size_t>(m) * static_cast<size_t>(k * 2 + kTokenPad); }
 
-template <class T, int kWarps, int kDepth, int kBlocks>
+template <class T>
 void run(const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
+  constexpr int kWarps = 16, kDepth = 4, kBlocks = 2;
   const auto kernel = w8_gemv_kernel<T, kWarps, kDepth, kBlocks>;
   const size_t shared = token_bytes(a.m, a.k);
   allow_shared("w8_gemv", kernel, shared);
   const int64_t tiles = a.n / 16, most = static_cast<int64_t>(multiprocessors()) * kBlocks;
-  launch("w8_gemv", kernel, dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(kWarps * 32), shared, stream, a,
-         static_cast<const char*>(w.data), static_cast<const float*>(w.scales));
-}
-
-template <class T>
-void pick(int variant, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
-  if (variant == 1) return run<T, 16, 2, 2>(a, w, stream);
-  if (variant == 2) return run<T, 8, 4, 4>(a, w, stream);
-  if (variant == 3) return run<T, 8, 8, 2>(a, w, stream);
-  if (variant == 4) return run<T, 16, 8, 1>(a, w, stream);
-  run<T, 16, 4, 2>(a, w, stream);
+  launch("w8_gemv", kernel, dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(kWarps * 32), shared, stream,
+         a, static_cast<const char*>(w.data), static_cast<const float*>(w.scales));
 }
 
 }  // namespace
@@ -106,10 +98,10 @@ bool w8_gemv_fits(int32_t m, int64_t k) {
   return m <= 8 && token_bytes(m, k) <= static_cast<size_t>(generation() < 80 ? 47 : 82) * 1024;
 }
 
-void w8_gemv(int variant, DType dtype, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
+void w8_gemv(DType dtype, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
   require(w8_gemv_fits(a.m, a.k), "w8_gemv", "at most 8 tokens that fit shared memory");
-  if (dtype == DType::f16) return pick<__half>(variant, a, w, stream);
-  pick<__nv_bfloat16>(variant, a, w, stream);
+  if (dtype == DType::f16) return run<__half>(a, w, stream);
+  run<__nv_bfloat16>(a, w, stream);
 }
 
 }  // namespace deploykit::cuda

@@ -1,7 +1,7 @@
 // 8-bit weights times any number of tokens on mma.sync, for devices without wgmma.
 //
-// A warp owns 32 rows of W and takes their words straight from memory into registers, two chunks of 64 inputs ahead; the
-// block's tokens, at most 64, stream through shared memory. A word is unpacked once for all of them.
+// A warp owns 32 rows of W and takes their words straight from memory into registers, two chunks of 64 inputs ahead;
+// the block's tokens, at most 64, stream through shared memory. A word is unpacked once for all of them.
 #include "cuda/kernels/w8.cuh"
 
 namespace deploykit::cuda {

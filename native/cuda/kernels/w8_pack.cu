@@ -72,7 +72,8 @@ void quantize(const void* src, int64_t row0, int64_t rows, const W8Weight& dst, 
 int64_t w8_data_bytes(int64_t n, int64_t k) { return n * k; }
 
 void w8_quantize(DType from, const void* src, int64_t row0, int64_t rows, const W8Weight& dst, cudaStream_t stream) {
-  require(dst.n >= 16 && dst.n % 16 == 0 && dst.k >= 64 && dst.k % 64 == 0, "w8_quantize", "n % 16 == 0 and k % 64 == 0");
+  require(dst.n >= 16 && dst.n % 16 == 0, "w8_quantize", "n % 16 == 0");
+  require(dst.k >= 64 && dst.k % 64 == 0, "w8_quantize", "k % 64 == 0");
   require(row0 >= 0 && rows >= 0 && row0 % 16 == 0 && rows % 16 == 0 && row0 + rows <= dst.n, "w8_quantize",
           "rows are whole tiles of 16 within the weight");
   if (rows == 0) return;

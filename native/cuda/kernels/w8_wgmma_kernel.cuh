@@ -247,34 +247,14 @@ void run_w8(const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
 
 }  // namespace
 
-// `config`: 0 the one in use; the bench's others are rungs of the ladder.
+// `tokens` of a tile, where the bench forces them; 0: the smallest tile that holds them all.
 template <class T>
-void w8_wgmma(int config, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
-  switch (config) {
-    case 1: return run_w8<T, W8Shape<16, 4, 1, 128, 1, 1, false>>(a, w, stream);
-    case 2: return run_w8<T, W8Shape<16, 4, 1, 64, 1, 1, false>>(a, w, stream);
-    case 3: return run_w8<T, W8Shape<32, 4, 1, 128, 1, 1, false>>(a, w, stream);
-    case 4: return run_w8<T, W8Shape<32, 4, 1, 64, 1, 1, false>>(a, w, stream);
-    case 5: return run_w8<T, W8Shape<64, 4, 1, 128, 1, 1, false>>(a, w, stream);
-    case 6: return run_w8<T, W8Shape<64, 4, 1, 64, 1, 1, false>>(a, w, stream);
-    case 7: return run_w8<T, W8Shape<64, 4, 1, 64, 1, 1, true>>(a, w, stream);
-    case 8: return run_w8<T, W8Shape<64, 2, 4, 64, 1, 1, true>>(a, w, stream);
-    case 9: return run_w8<T, W8Shape<128, 2, 2, 128, 1, 1, false>>(a, w, stream);
-    case 10: return run_w8<T, W8Shape<128, 2, 2, 64, 1, 1, false>>(a, w, stream);
-    case 11: return run_w8<T, W8Shape<128, 4, 1, 128, 1, 1, false>>(a, w, stream);
-    case 12: return run_w8<T, W8Shape<128, 4, 1, 64, 1, 1, false>>(a, w, stream);
-    case 13: return run_w8<T, W8Shape<256, 2, 1, 64, 1, 1, false>>(a, w, stream);
-    case 14: return run_w8<T, W8Shape<256, 2, 1, 64, 2, 1, false>>(a, w, stream);
-    case 15: return run_w8<T, W8Shape<16, 4, 1, 128, 1, 1, true>>(a, w, stream);
-    case 16: return run_w8<T, W8Shape<16, 4, 1, 64, 1, 1, true>>(a, w, stream);
-    case 17: return run_w8<T, W8Shape<32, 4, 1, 64, 1, 1, true>>(a, w, stream);
-    case 18: return run_w8<T, W8Shape<128, 4, 1, 64, 1, 1, true>>(a, w, stream);
-    default: break;
-  }
-  if (a.m <= 16) return run_w8<T, W8Shape<16, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (a.m <= 32) return run_w8<T, W8Shape<32, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (a.m <= 64) return run_w8<T, W8Shape<64, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (a.m <= 128) return run_w8<T, W8Shape<128, 2, 2, 128, 1, 1>>(a, w, stream);
+void w8_wgmma(int tokens, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
+  const int tile = tokens > 0 ? tokens : a.m;
+  if (tile <= 16) return run_w8<T, W8Shape<16, 4, 1, 128, 1, 1>>(a, w, stream);
+  if (tile <= 32) return run_w8<T, W8Shape<32, 4, 1, 128, 1, 1>>(a, w, stream);
+  if (tile <= 64) return run_w8<T, W8Shape<64, 4, 1, 128, 1, 1>>(a, w, stream);
+  if (tile <= 128) return run_w8<T, W8Shape<128, 2, 2, 128, 1, 1>>(a, w, stream);
   run_w8<T, W8Shape<256, 2, 1, 64, 2, 1>>(a, w, stream);
 }
 

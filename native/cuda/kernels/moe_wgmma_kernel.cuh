@@ -26,23 +26,20 @@ struct MoeWgmmaPlan {
 };
 
 // kKind: 0 = 16-bit weights, 1 = 4-bit with groups of 128, 2 = of 32 or 64.
-// kMode: 0 = prompts; batches: 1 = two blocks a multiprocessor, 2 = one block, 3 = three blocks and tiles of 32 slots.
-template <class T, int kKind_, int kMode>
+// kMany: prompts, else batches.
+template <class T, int kKind_, bool kMany_>
 struct MoeWgmma {
   using Type = T;
-  static constexpr bool kMany = kMode == 0;
-  static constexpr int kBuffers = kMode == 1 || kMode == 3 ? 1 : 2;  // of unpacked weights
-  static constexpr int kKind = kKind_, kRows = 128, kTokens = kMany ? 256 : kMode == 3 ? 32 : 64, kDepth = 64, kCluster = kMany ? 2 : 1;
+  static constexpr bool kMany = kMany_;
+  static constexpr int kBuffers = kMany ? 2 : 1;  // of unpacked weights
+  static constexpr int kKind = kKind_, kRows = 128, kTokens = kMany ? 256 : 64, kDepth = 64, kCluster = kMany ? 2 : 1;
   // The warpgroup of the copier gives its registers away.
-  static constexpr int kConsumers = 256, kThreads = 384, kBlocks = kMode == 1 ? 2 : kMode == 3 ? 3 : 1;
-  static constexpr int kRegisters = kMode == 1 ? 104 : kMode == 3 ? 72 : 240;
+  static constexpr int kConsumers = 256, kThreads = 384, kBlocks = kMany ? 1 : 2, kRegisters = kMany ? 240 : 104;
   static constexpr int kBoxTokens = 32, kBoxBytes = kBoxTokens * 128;
   static constexpr int kTokenBytes = kTokens * 128, kDataBytes = kKind == 0 ? kRows * 128 : kRows * 32;
   static constexpr int kParamBytes = kKind == 0 ? 0 : 1024;
   static constexpr int kStageBytes = kTokenBytes + kDataBytes + kParamBytes;
-  static constexpr int kStages = kMany ? (kKind == 0 ? 4 : 5)
-                                 : kMode == 3 ? (kKind == 0 ? 3 : 6)
-                                              : (kKind == 0 ? 4 : 7) * (3 - kBlocks);
+  static constexpr int kStages = kMany ? (kKind == 0 ? 4 : 5) : (kKind == 0 ? 4 : 7);
   static constexpr int kChunk = kMany ? 64 : 32, kScratchBytes = kChunk * kFinishRowBytes<4>;
   static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes + 2 * kScratchBytes;
   static_assert((kSharedBytes + 1280) * kBlocks <= 233472, "the blocks fit a multiprocessor");
@@ -219,8 +216,16 @@ __device__ __forceinline__ void moe_multiply(float (&d)[N / 2], MoeRing<S>& ring
 }
 #endif
 
+#ifdef DEPLOYKIT_WGMMA
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks)
+constexpr int kMoeBlocks = S::kBlocks;
+#else
+template <class S>
+constexpr int kMoeBlocks = 1;  // nothing to run, and fewer threads a multiprocessor
+#endif
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, kMoeBlocks<S>)
     moe_wgmma_kernel(const ExpertArgs a, const MoeWgmmaPlan plan, const __grid_constant__ CUtensorMap data_map,
                      const __grid_constant__ CUtensorMap param_map, const __grid_constant__ CUtensorMap token_map) {
 #ifdef DEPLOYKIT_WGMMA
@@ -293,7 +298,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
       } else if (at.count <= 32) {
         multiply(std::integral_constant<int, 32>());
       } else {
-        multiply(std::integral_constant<int, S::kTokens < 64 ? 32 : 64>());
+        multiply(std::integral_constant<int, 64>());
       }
       end.m = at.count;
       end.y = static_cast<T*>(a.y) + at.first * a.y_stride;
@@ -309,63 +314,5 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #endif
 }
 
-template <class T>
-constexpr CUtensorMapDataType kMoeMapType =
-    sizeof(T) == 2 && Num<T>::kMagic == Num<__half>::kMagic ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                           : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-
-template <class T, int kKind, int kMode>
-void run_moe_wgmma(const ExpertArgs& a, int64_t experts, int64_t slots, int32_t group, cudaStream_t stream) {
-  using S = MoeWgmma<T, kKind, kMode>;
-  const auto kernel = moe_wgmma_kernel<S>;
-  allow_shared("moe", kernel, S::kSharedBytes);
-  MoeWgmmaPlan plan;
-  plan.steps = static_cast<int32_t>(kKind == 0 ? ceil_div(a.k, S::kDepth) : ceil_div(a.k, 2 * S::kDepth) * 2);
-  plan.row_tiles = static_cast<int32_t>(ceil_div(a.n, S::kRows * S::kCluster));
-  plan.group = group;
-  const int64_t units = static_cast<int64_t>(plan.row_tiles) * a.tiles_bound;
-  require(units < int64_t{1} << 30, "moe", "the tiles fit a launch");
-  const int64_t most = multiprocessors() * S::kBlocks / S::kCluster;
-  plan.clusters = static_cast<int32_t>(units < most ? units : most);
-  const auto k = static_cast<uint64_t>(a.k), n = static_cast<uint64_t>(a.n), count = static_cast<uint64_t>(experts);
-  const auto stride = static_cast<uint64_t>(a.weight_stride), param_stride = static_cast<uint64_t>(a.param_stride);
-  const uint64_t token_sizes[2] = {k, static_cast<uint64_t>(slots)}, token_strides[1] = {static_cast<uint64_t>(a.x_stride) * 2};
-  const uint32_t token_box[2] = {S::kDepth, S::kBoxTokens};
-  const CUtensorMap tokens = tensor_map(kMoeMapType<T>, 2, a.x, token_sizes, token_strides, token_box, 128);
-  CUtensorMap data, params;
-  if (kKind == 0) {
-    const uint64_t sizes[3] = {k, n, count}, strides[2] = {k * 2, stride};
-    const uint32_t box[3] = {S::kDepth, S::kRows, 1};
-    data = params = tensor_map(kMoeMapType<T>, 3, a.weights, sizes, strides, box, 128);
-  } else {
-    const uint64_t words = k / static_cast<uint64_t>(group) * 16;
-    const uint64_t sizes[3] = {k * 2, n / 16, count}, strides[2] = {k * 8, stride};
-    const uint64_t param_sizes[3] = {words, n / 16, count}, param_strides[2] = {words * 4, param_stride};
-    const uint32_t box[3] = {128, S::kRows / 16, 1};
-    const uint32_t param_box[3] = {group >= 64 ? 16u : 32u, S::kRows / 16, 1};
-    data = tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 3, a.weights, sizes, strides, box, 0);
-    params = tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT32, 3, a.params, param_sizes, param_strides, param_box, 0);
-  }
-  launch_clusters("moe", kernel, plan.clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan, data, params,
-                  tokens);
-}
-
 }  // namespace
-
-template <class T, int kMode>
-void pick_moe_wgmma(const ExpertArgs& a, int64_t experts, int64_t slots, int32_t group, cudaStream_t stream) {
-  if (group == 0) return run_moe_wgmma<T, 0, kMode>(a, experts, slots, group, stream);
-  if (group == 128) return run_moe_wgmma<T, 1, kMode>(a, experts, slots, group, stream);
-  run_moe_wgmma<T, 2, kMode>(a, experts, slots, group, stream);
-}
-
-template <class T>
-void moe_wgmma_typed(int32_t mode, const ExpertArgs& a, int64_t experts, int64_t slots, int32_t group,
-                     cudaStream_t stream) {
-  if (mode == 0) return pick_moe_wgmma<T, 0>(a, experts, slots, group, stream);
-  if (mode == 1) return pick_moe_wgmma<T, 1>(a, experts, slots, group, stream);
-  if (mode == 2) return pick_moe_wgmma<T, 2>(a, experts, slots, group, stream);
-  pick_moe_wgmma<T, 3>(a, experts, slots, group, stream);
-}
-
 }  // namespace deploykit::cuda
