@@ -26,12 +26,9 @@ struct W4Split {
 };
 
 #ifdef DEPLOYKIT_WGMMA
-__device__ __forceinline__ void store_shared16(uint32_t address, float a, float b, float c, float d) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
-}
 __device__ __forceinline__ uint32_t transpose_eight(uint32_t x) {
   uint32_t y;
-  // volatile: else the compiler may move it into a branch that not all lanes take, where it is an illegal instruction
+  // volatile: it may not be moved into a branch that not all lanes take
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
@@ -70,7 +67,6 @@ __device__ __forceinline__ void finish_eight_tokens(const LinearArgs& a, int64_t
   if (a.epilogue == Epilogue::gated) {
     const bool silu = kSilu || a.activation == Activation::silu;
     d[0] = silu ? silu_fast(d[0]) : activation(a.activation, d[0]), d[1] = silu ? silu_fast(d[1]) : activation(a.activation, d[1]);
-    if (!silu) __syncwarp();  // lanes may have parted inside activation()
     const uint32_t v = transpose_eight(Num<T>::pack(d[0] * d[2], d[1] * d[3]));
     if (exists) *reinterpret_cast<uint32_t*>(y + row / 2) = v;
     return;
@@ -225,17 +221,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   for (int j = 0; j < S::kEights; ++j) {
     const int unit = warp * S::kEights + j, owner = ((unit + 1) * split - 1) / S::kUnits;
     const int first = S::kUnits * owner / split, count = S::kUnits * (owner + 1) / split - first;
-    const uint32_t at = parts_at + (rank * count + unit - first) * S::kUnitBytes;
     const float* d = acc + j * 4;
-    if (split == 1) {
-      store_shared16(at, d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
-    } else {
-      send16(address_at(at, static_cast<uint32_t>(owner)), address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo,
-             d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
-    }
+    send16(address_at(parts_at + (rank * count + unit - first) * S::kUnitBytes, static_cast<uint32_t>(owner)),
+           address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
   }
-  if (split == 1) named_barrier(1, S::kConsumers);
-  bool waited = split == 1;
+  bool waited = false;
 #pragma unroll 1
   for (int i = warp; i < units; i += S::kConsumers / 32) {
     const int64_t row = row0 + (first_unit + i) / S::kEights * 16;

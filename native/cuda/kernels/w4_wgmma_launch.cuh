@@ -1,6 +1,8 @@
 // The host's side of w4_wgmma_kernel.cuh: which shape, how many blocks a tile, the tensor maps and the launch.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/kernels/w4_prefill_launch.cuh"
 #include "cuda/kernels/w4_split_kernel.cuh"
 #include "cuda/kernels/w4_wgmma_kernel.cuh"
@@ -38,14 +40,16 @@ struct W4Choice {
   double time = 1e30;  // microseconds on an H100, as the model sees it
 };
 
-// How many blocks share a tile: waves of clusters, each its stages (`stage` microseconds) and what they cost besides.
+// How many blocks share a tile, `least` of them or more: waves of clusters, each its stages (`stage` microseconds) and
+// what they cost besides.
 template <class S, class Kernel>
-W4Choice w4_choose(Kernel kernel, const LinearArgs& a, double stage, double fixed, double shared, int forced) {
+W4Choice w4_choose(Kernel kernel, const LinearArgs& a, double stage, double fixed, double shared, int forced,
+                   int32_t least = 1) {
   static int32_t known[kW4MaxSplit + 1] = {};
   allow_shared("w4_matmul", kernel, S::kSharedBytes);
   const int64_t tiles = ceil_div(a.n, S::kRows) * ceil_div(a.m, S::kTokens), steps = ceil_div(a.k, 128);
   W4Choice best;
-  for (int32_t split = 1; split <= kW4MaxSplit && split <= steps; ++split) {
+  for (int32_t split = least; split <= kW4MaxSplit && split <= steps; ++split) {
     int64_t fit = clusters_at_once(kernel, S::kThreads, S::kSharedBytes, split, known);
     if (fit <= 0) continue;
     if (split == 1) fit *= S::kPerSm;
@@ -96,15 +100,22 @@ void run_split(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream
                      maps.tokens);
 }
 
+template <class T, bool kWide>
+void many_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream);
+
 // At most 64 tokens: one tile of them.
 template <class T, int kTokens, bool kWide>
 void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
   if constexpr (kWide) {
     using S = W4Split<kTokens>;
     const auto kernel = w4_split_kernel<T, S>;
-    const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15)
-                                          : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15);
-    run_split<T, S>(a, w, choice.split, stream);
+    // Gated by another activation than SiLU the sums always go through a cluster's memory, and a launch of single blocks
+    // has none: an illegal instruction.
+    const int32_t least = a.epilogue == Epilogue::gated && a.activation != Activation::silu ? 2 : 1;
+    if (ceil_div(a.k, 128) < least) return many_tokens<T, kWide>(a, w, 0, stream);
+    const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15, least)
+                                          : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15, least);
+    run_split<T, S>(a, w, std::max(choice.split, least), stream);
   } else {
     using S = W4Shape<kTokens, 1, 2, kWide, true>;
     const auto kernel = w4_wgmma_kernel<T, S>;
