@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 # The smallest that holds the workloads' token ids: to try the suite itself.
-SHAPES["tiny"] = SHAPES["llama-3-8b"] | {
+_TINY: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 2,
@@ -52,6 +52,7 @@ SHAPES["tiny"] = SHAPES["llama-3-8b"] | {
     "bos_token_id": 48000,
     "eos_token_id": 48001,
 }
+SHAPES["tiny"] = SHAPES["llama-3-8b"] | _TINY
 # Mixtures of experts: Qwen3-30B-A3B and Mixtral-8x7B in every width, and the first six of Qwen3's 48 layers for a disk
 # and a card that don't hold 61 GB of it in 16 bits.
 SHAPES["qwen3-30b-a3b"] = {
@@ -105,20 +106,11 @@ SHAPES["mixtral-8x7b"] = {
     "initializer_range": 0.02,
     "use_cache": True,
 }
-SHAPES["tiny-moe"] = SHAPES["qwen3-30b-a3b"] | {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "moe_intermediate_size": 128,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "vocab_size": 48128,
-    "bos_token_id": 48000,
-    "eos_token_id": 48001,
-}
+SHAPES["tiny-moe"] = (
+    SHAPES["qwen3-30b-a3b"]
+    | _TINY
+    | {"moe_intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 2}
+)
 WEIGHTS = ("bf16", "awq")
 
 GROUP = 128  # of AWQ
@@ -164,7 +156,7 @@ def write_dummy_checkpoint(folder: Path, shape: Mapping[str, Any], weights: str)
             "group_size": GROUP,
             "zero_point": True,
         }
-    _json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     write_tokenizer(folder, int(shape["vocab_size"]))
     return folder
 
@@ -190,7 +182,7 @@ def write_tensors(folder: Path, tensors: list[Tensor], deviation: float) -> None
             _write_shard(f, shard, source)
         weight_map |= {t.name: name for t in shard}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
 
 
 def _tensors(shape: Mapping[str, Any], weights: str) -> Iterator[Tensor]:
@@ -341,5 +333,5 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
 
 
-def _json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from deploykit.bench.dummy import Tensor, write_tensors, write_tokenizer
+from deploykit.bench.dummy import Tensor, write_json, write_tensors, write_tokenizer
 from deploykit.checkpoint.facts import Facts, TensorInfo
 from deploykit.errors import ConfigError
 
@@ -31,7 +30,7 @@ def write_dummy_copy(folder: Path, facts: Facts) -> Path:
     group = facts.quantization.group_size if facts.quantization is not None else None
     tensors = [_tensor(info, group or 128, facts) for info in facts.tensors]
     write_tensors(folder, tensors, float(facts.config.get("initializer_range") or 0.02))
-    (folder / "config.json").write_text(json.dumps(facts.config, indent=1))
+    write_json(folder / "config.json", facts.config)
     write_tokenizer(folder, facts.vocab_size)
     return folder
 
