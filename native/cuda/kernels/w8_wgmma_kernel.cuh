@@ -22,20 +22,18 @@ struct W8Plan {
 namespace {
 
 // A warpgroup has kBlocks times 64 rows; a stage kDepth inputs.
-template <int kTokens_, int kWarpgroups_, int kBlocks_, int kDepth_, int kCluster_, int kPerSm_, bool kPass_ = false>
+template <int kTokens_, int kWarpgroups_, int kBlocks_, int kDepth_, int kCluster_>
 struct W8Shape {
   static constexpr int kTokens = kTokens_, kWarpgroups = kWarpgroups_, kBlocks = kBlocks_, kDepth = kDepth_;
-  static constexpr int kCluster = kCluster_, kPerSm = kPerSm_;
-  static constexpr bool kPass = kPass_;  // weights leave L2 first: outputs and tokens stay
+  static constexpr int kCluster = kCluster_;
   static constexpr int kRows = kWarpgroups * kBlocks * 64;
   // Multiplying warps take registers of the copying ones.
   static constexpr bool kJuggle = kTokens * kBlocks >= 128;
   static constexpr int kRegisters = kWarpgroups == 2 ? 240 : 112;
-  static_assert(!kJuggle || kPerSm == 1, "a block has all registers");
   static constexpr int kConsumers = kWarpgroups * 128, kThreads = kConsumers + (kJuggle ? 128 : 32);
   static constexpr int kTokenBytes = kTokens * kDepth * 2, kDataBytes = kRows * kDepth;
   static constexpr int kStageBytes = kTokenBytes + kDataBytes;
-  static constexpr int kBytes = kPerSm == 1 ? 232448 : 115712;  // of a block
+  static constexpr int kBytes = 232448;  // of a block: one a multiprocessor
   static constexpr int kFit = (kBytes - 1024 - 256) / kStageBytes;
   static constexpr int kStages = kFit < 12 ? kFit : 12;
   static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes;
@@ -46,25 +44,8 @@ struct W8Shape {
   static_assert(kTokens / kCluster >= 8, "a block's part of the tokens is whole swizzle tiles");
 };
 
-#ifdef __CUDACC__
-// Weights are read once: what else is in L2 is worth more.
-__device__ __forceinline__ uint64_t leave_first() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-__device__ __forceinline__ void tensor_copy_once(void* shared, const CUtensorMap* map, uint64_t* barrier, int32_t c0,
-                                                 int32_t c1, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
-      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "l"(policy)
-      : "memory");
-}
-#endif
-
 template <class T, class S>
-__global__ void __launch_bounds__(S::kThreads, S::kPerSm)
+__global__ void __launch_bounds__(S::kThreads, 1)
     w8_wgmma_kernel(const LinearArgs a, const W8Plan plan, const float* __restrict__ scales,
                     const __grid_constant__ CUtensorMap data_map, const __grid_constant__ CUtensorMap token_map) {
 #ifdef DEPLOYKIT_WGMMA
@@ -90,16 +71,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   if (warp >= S::kConsumers / 32) {
     if constexpr (S::kJuggle) registers_give<24>();
     if (warp == S::kConsumers / 32 && lane == 0) {
-      const uint64_t policy = leave_first();
       const auto copy_weights = [&](int stage, int step, int tile) {
         const int row_tile = tile / plan.token_tiles * S::kCluster + rank;
         char* at = stages + stage * S::kStageBytes + S::kTokenBytes;
         barrier_expect(full + stage, S::kStageBytes);
-        if constexpr (S::kPass) {
-          tensor_copy_once(at, &data_map, full + stage, step * (S::kDepth * 2), row_tile * (S::kRows / 16), policy);
-        } else {
-          tensor_copy(at, &data_map, full + stage, step * (S::kDepth * 2), row_tile * (S::kRows / 16));
-        }
+        tensor_copy(at, &data_map, full + stage, step * (S::kDepth * 2), row_tile * (S::kRows / 16));
       };
       const auto copy_tokens = [&](int stage, int step, int tile) {
         constexpr int kPart = S::kTokens / S::kCluster;
@@ -225,7 +201,7 @@ void run_w8(const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
   plan.token_tiles = static_cast<int32_t>(ceil_div(a.m, S::kTokens));
   const int64_t tiles = static_cast<int64_t>(plan.row_tiles) * plan.token_tiles;
   require(tiles < int64_t{1} << 30, "w8_matmul", "n x m fits the grid");
-  const int64_t most = static_cast<int64_t>(multiprocessors()) * S::kPerSm / S::kCluster;
+  const int64_t most = static_cast<int64_t>(multiprocessors()) / S::kCluster;
   plan.clusters = static_cast<int32_t>(tiles < most ? tiles : most);
 
   const uint64_t units = static_cast<uint64_t>(a.k) * 2;  // of 8 bytes, of 16 rows
@@ -251,11 +227,11 @@ void run_w8(const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
 template <class T>
 void w8_wgmma(int tokens, const LinearArgs& a, const W8Weight& w, cudaStream_t stream) {
   const int tile = tokens > 0 ? tokens : a.m;
-  if (tile <= 16) return run_w8<T, W8Shape<16, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (tile <= 32) return run_w8<T, W8Shape<32, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (tile <= 64) return run_w8<T, W8Shape<64, 4, 1, 128, 1, 1>>(a, w, stream);
-  if (tile <= 128) return run_w8<T, W8Shape<128, 2, 2, 128, 1, 1>>(a, w, stream);
-  run_w8<T, W8Shape<256, 2, 1, 64, 2, 1>>(a, w, stream);
+  if (tile <= 16) return run_w8<T, W8Shape<16, 4, 1, 128, 1>>(a, w, stream);
+  if (tile <= 32) return run_w8<T, W8Shape<32, 4, 1, 128, 1>>(a, w, stream);
+  if (tile <= 64) return run_w8<T, W8Shape<64, 4, 1, 128, 1>>(a, w, stream);
+  if (tile <= 128) return run_w8<T, W8Shape<128, 2, 2, 128, 1>>(a, w, stream);
+  run_w8<T, W8Shape<256, 2, 1, 64, 2>>(a, w, stream);
 }
 
 }  // namespace deploykit::cuda
