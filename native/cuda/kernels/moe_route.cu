@@ -178,8 +178,10 @@ __device__ __forceinline__ void scan_experts(const RouteArgs& a, int32_t count, 
   }
   if (lane == 31) sums[warp] = sum;
   __syncthreads();
-  for (int w = 0; w < warp; ++w) sum += sums[w];
-  if (threadIdx.x < static_cast<unsigned>(a.experts)) begin[threadIdx.x + 1] = sum;
+  if (threadIdx.x < static_cast<unsigned>(a.experts)) {
+    for (int w = 0; w < warp; ++w) sum += sums[w];
+    begin[threadIdx.x + 1] = sum;
+  }
   if (threadIdx.x == 0) begin[0] = 0;
   __syncthreads();
 }
@@ -346,7 +348,9 @@ void moe_route(const MoeSpec& spec, const float* logits, int64_t stride, int32_t
     a.tile_begin[i] = static_cast<int32_t>(moe_tile_offset(spec, routes.capacity, i));
   }
   if (a.chunks <= kSingleChunks) {
-    launch(name, route_single, dim3(1), dim3(kRouteThreads), 0, stream, a);
+    // A warp a token at a time, a thread an expert: a small block meets sooner.
+    const int threads = tokens <= 8 && spec.experts <= 256 ? 256 : kRouteThreads;
+    launch(name, route_single, dim3(1), dim3(static_cast<unsigned>(threads)), 0, stream, a);
     return;
   }
   const dim3 grid(static_cast<unsigned>(a.chunks));

@@ -1,5 +1,6 @@
-// 4-bit weights times at most 64 tokens on wgmma (sm_90a) where a cluster shares a row tile: each block takes a part of the
-// inputs and sends its sums to the blocks that end them.
+// 4-bit weights (groups of 128) times at most 64 tokens on wgmma (sm_90a). The blocks of a cluster share a row tile: each
+// takes a part of the inputs and sends its sums to the blocks that end them, into their shared memory; nobody waits for
+// anything but the sums it ends. One block a tile where there are tiles enough.
 #pragma once
 
 #include "cuda/kernels/gemm16_sync.cuh"
@@ -10,22 +11,27 @@
 namespace deploykit::cuda {
 namespace {
 
-// Weights stay integers and sums are kept in units of the stage's scale.
-template <int kTokens_>
+// kUnit: weights stay integers and sums are kept in units of the stage's scale, else the scale is part of the weights: no
+// wait for the last products then, but more instructions for bf16.
+template <int kTokens_, bool kUnit_>
 struct W4Split {
+  static constexpr bool kUnit = kUnit_;
   static constexpr int kTokens = kTokens_, kPerSm = 2, kWarps = 8, kRows = 16 * kWarps;
   static constexpr int kConsumers = 32 * kWarps, kThreads = kConsumers + 128;
   static constexpr int kTokenBytes = kTokens * 256, kDataBytes = kRows * 64, kParamBytes = 1024;
   static constexpr int kStageBytes = kTokenBytes + kDataBytes + kParamBytes;
-  // A unit: 16 rows (a warp's) of eight tokens. A block ends an equal share of them, or one more.
-  static constexpr int kEights = kTokens / 8, kUnits = kWarps * kEights, kUnitBytes = 512;
-  static constexpr int kPartsBytes = (kUnits + kW4MaxSplit - 1) * kUnitBytes;
+  // A piece of the sums: 16 rows (a warp's) of eight tokens. A block ends an equal share of them, or one more.
+  static constexpr int kEights = kTokens / 8, kPieces = kWarps * kEights, kPieceBytes = 512;
+  static constexpr int kPartsBytes = (kPieces + kW4MaxSplit - 1) * kPieceBytes;
   static constexpr int kFit = (115712 - 1024 - 256 - kPartsBytes) / kStageBytes;
   static constexpr int kStages = kFit < 10 ? kFit : 10;
   static constexpr size_t kSharedBytes = 1024 + static_cast<size_t>(kStages) * kStageBytes + kPartsBytes;
 };
 
 #ifdef DEPLOYKIT_WGMMA
+__device__ __forceinline__ void store_shared16(uint32_t address, float a, float b, float c, float d) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
 __device__ __forceinline__ uint32_t transpose_eight(uint32_t x) {
   uint32_t y;
   // volatile: it may not be moved into a branch that not all lanes take
@@ -66,8 +72,9 @@ __device__ __forceinline__ void finish_eight_tokens(const LinearArgs& a, int64_t
   T* const y = static_cast<T*>(a.y) + (token + r) * a.y_stride + 2 * t;
   if (a.epilogue == Epilogue::gated) {
     const bool silu = kSilu || a.activation == Activation::silu;
-    d[0] = silu ? silu_fast(d[0]) : activation(a.activation, d[0]), d[1] = silu ? silu_fast(d[1]) : activation(a.activation, d[1]);
-    const uint32_t v = transpose_eight(Num<T>::pack(d[0] * d[2], d[1] * d[3]));
+    const float gate[2] = {silu ? silu_fast(d[0]) : activation(a.activation, d[0]),
+                           silu ? silu_fast(d[1]) : activation(a.activation, d[1])};
+    const uint32_t v = transpose_eight(Num<T>::pack(gate[0] * d[2], gate[1] * d[3]));
     if (exists) *reinterpret_cast<uint32_t*>(y + row / 2) = v;
     return;
   }
@@ -98,7 +105,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int split = plan.split, rank = static_cast<int>(blockIdx.x) % split, t = static_cast<int>(blockIdx.x) / split;
   const int begin = plan.steps * rank / split, end = plan.steps * (rank + 1) / split;
-  const int first_unit = S::kUnits * rank / split, units = S::kUnits * (rank + 1) / split - first_unit;
+  const int first_piece = S::kPieces * rank / split, pieces = S::kPieces * (rank + 1) / split - first_piece;
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
@@ -107,7 +114,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     }
     barrier_init(&come, 1);
     barrier_init_fence();
-    barrier_expect(&come, static_cast<uint32_t>(units * split * S::kUnitBytes));
+    barrier_expect(&come, static_cast<uint32_t>(pieces * split * S::kPieceBytes));
   }
   __syncthreads();
   if (split > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
@@ -169,22 +176,28 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     const float lo = scale_of(param.x), hi = scale_of(param.y);
     // Scales of zero are no units: integers of zero then.
     const bool zero_lo = lo == 0.0f, zero_hi = hi == 0.0f;
-    if (zero_lo || zero_hi) {
+    if (S::kUnit && (zero_lo || zero_hi)) {
       const uint32_t keep = (zero_lo ? 0u : 0x0f0f0f0fu) | (zero_hi ? 0u : 0xf0f0f0f0u);
 #pragma unroll
       for (int i = 0; i < 2; ++i) q[i].x &= keep, q[i].y &= keep, q[i].z &= keep, q[i].w &= keep;
     }
-    scales.set(make_uint2(zero_lo ? 0u : param.x, zero_hi ? 0u : param.y));
+    scales.set(S::kUnit ? make_uint2(zero_lo ? 0u : param.x, zero_hi ? 0u : param.y) : param);
     const float ratio_lo = zero_lo ? 1.0f : __fdividef(unit_lo, lo), ratio_hi = zero_hi ? 1.0f : __fdividef(unit_hi, hi);
-    unit_lo = zero_lo ? unit_lo : lo, unit_hi = zero_hi ? unit_hi : hi;
+    if (S::kUnit) unit_lo = zero_lo ? unit_lo : lo, unit_hi = zero_hi ? unit_hi : hi;
     const uint64_t tokens = matrix_descriptor(shared_address(here), 16, 1024);
 #pragma unroll
     for (int chunk = 0; chunk < 2; ++chunk) {
       asm volatile("" : "+r"(q[chunk].x), "+r"(q[chunk].y), "+r"(q[chunk].z), "+r"(q[chunk].w));
       const uint32_t words[4] = {q[chunk].x, q[chunk].y, q[chunk].z, q[chunk].w};
 #pragma unroll
-      for (int s = 0; s < 4; ++s) scales.unpack_integers(words[s], weights[chunk][s]);
-      if (chunk == 0) {
+      for (int s = 0; s < 4; ++s) {
+        if constexpr (S::kUnit) {
+          scales.unpack_integers(words[s], weights[chunk][s]);
+        } else {
+          scales.unpack(words[s], weights[chunk][s]);
+        }
+      }
+      if (S::kUnit && chunk == 0) {
         wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < S::kTokens / 2; ++i) acc[i] *= i % 4 < 2 ? ratio_lo : ratio_hi;
@@ -219,17 +232,23 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   const uint32_t parts_at = shared_address(parts) + lane * 16, come_at = shared_address(&come);
 #pragma unroll
   for (int j = 0; j < S::kEights; ++j) {
-    const int unit = warp * S::kEights + j, owner = ((unit + 1) * split - 1) / S::kUnits;
-    const int first = S::kUnits * owner / split, count = S::kUnits * (owner + 1) / split - first;
+    const int piece = warp * S::kEights + j, owner = ((piece + 1) * split - 1) / S::kPieces;
+    const int first = S::kPieces * owner / split, count = S::kPieces * (owner + 1) / split - first;
+    const uint32_t at = parts_at + (rank * count + piece - first) * S::kPieceBytes;
     const float* d = acc + j * 4;
-    send16(address_at(parts_at + (rank * count + unit - first) * S::kUnitBytes, static_cast<uint32_t>(owner)),
-           address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    if (split == 1) {
+      store_shared16(at, d[0] * unit_lo, d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    } else {
+      send16(address_at(at, static_cast<uint32_t>(owner)), address_at(come_at, static_cast<uint32_t>(owner)), d[0] * unit_lo,
+             d[1] * unit_lo, d[2] * unit_hi, d[3] * unit_hi);
+    }
   }
-  bool waited = false;
+  if (split == 1) named_barrier(1, S::kConsumers);
+  bool waited = split == 1;
 #pragma unroll 1
-  for (int i = warp; i < units; i += S::kConsumers / 32) {
-    const int64_t row = row0 + (first_unit + i) / S::kEights * 16;
-    const int token = (first_unit + i) % S::kEights * 8;
+  for (int i = warp; i < pieces; i += S::kWarps) {
+    const int64_t row = row0 + (first_piece + i) / S::kEights * 16;
+    const int token = (first_piece + i) % S::kEights * 8;
     uint32_t residual[2];
     load_residual<T>(a, row, token, residual);
     if (!waited) barrier_wait(&come, 0);
@@ -238,7 +257,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
     float4 v[kW4MaxSplit];
 #pragma unroll
     for (int from = 0; from < kW4MaxSplit; ++from) {
-      if (from < split) v[from] = load_shared16(parts_at + (from * units + i) * S::kUnitBytes);
+      if (from < split) v[from] = load_shared16(parts_at + (from * pieces + i) * S::kPieceBytes);
     }
 #pragma unroll
     for (int from = 0; from < kW4MaxSplit; ++from) {  // in the order of the ranks

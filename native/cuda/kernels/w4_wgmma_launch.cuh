@@ -1,8 +1,6 @@
 // The host's side of w4_wgmma_kernel.cuh: which shape, how many blocks a tile, the tensor maps and the launch.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda/kernels/w4_prefill_launch.cuh"
 #include "cuda/kernels/w4_split_kernel.cuh"
 #include "cuda/kernels/w4_wgmma_kernel.cuh"
@@ -40,16 +38,14 @@ struct W4Choice {
   double time = 1e30;  // microseconds on an H100, as the model sees it
 };
 
-// How many blocks share a tile, `least` of them or more: waves of clusters, each its stages (`stage` microseconds) and
-// what they cost besides.
+// How many blocks share a tile: waves of clusters, each its stages (`stage` microseconds) and what they cost besides.
 template <class S, class Kernel>
-W4Choice w4_choose(Kernel kernel, const LinearArgs& a, double stage, double fixed, double shared, int forced,
-                   int32_t least = 1) {
+W4Choice w4_choose(Kernel kernel, const LinearArgs& a, double stage, double fixed, double shared, int forced) {
   static int32_t known[kW4MaxSplit + 1] = {};
   allow_shared("w4_matmul", kernel, S::kSharedBytes);
   const int64_t tiles = ceil_div(a.n, S::kRows) * ceil_div(a.m, S::kTokens), steps = ceil_div(a.k, 128);
   W4Choice best;
-  for (int32_t split = least; split <= kW4MaxSplit && split <= steps; ++split) {
+  for (int32_t split = 1; split <= kW4MaxSplit && split <= steps; ++split) {
     int64_t fit = clusters_at_once(kernel, S::kThreads, S::kSharedBytes, split, known);
     if (fit <= 0) continue;
     if (split == 1) fit *= S::kPerSm;
@@ -94,28 +90,36 @@ void run_split(const LinearArgs& a, const W4Weight& w, int32_t split, cudaStream
   plan.row_tiles = static_cast<int32_t>(ceil_div(a.n, S::kRows));
   plan.token_tiles = 1;
   plan.split = split;
-  plan.early = 2;  // more at once only makes a queue in which the kernel in front waits too
+  // More at once only makes a queue in which the kernel in front waits too.
+  plan.early = split == 1 && S::kTokens <= 16 ? 6 : 2;
   const W4Maps maps = w4_maps<T>(a, w, 128, S::kRows, S::kTokens);
   launch_clusters("w4_matmul", kernel, plan.row_tiles, split, S::kThreads, S::kSharedBytes, stream, a, plan, maps.data, maps.params,
                      maps.tokens);
 }
 
-template <class T, bool kWide>
-void many_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream);
+// In how many parts: as many, up to six, as shorten a block's work and let all clusters run at once. Measured on an H100
+// (bench/cuda/NOTES-w4.md): seven and eight find fewer places, and a second round costs more than a split gains.
+template <class S, class Kernel>
+int32_t split_of(Kernel kernel, const LinearArgs& a, int32_t forced) {
+  constexpr int32_t kMost = 6;
+  static int32_t known[kW4MaxSplit + 1] = {};
+  allow_shared("w4_matmul", kernel, S::kSharedBytes);
+  const int64_t tiles = ceil_div(a.n, S::kRows), steps = ceil_div(a.k, 128);
+  int32_t best = 1;
+  for (int32_t split = 2; split <= (forced > 0 ? kW4MaxSplit : kMost) && split <= steps; ++split) {
+    const int32_t fit = clusters_at_once(kernel, S::kThreads, S::kSharedBytes, split, known);
+    if (split == forced && fit > 0) return split;
+    if (forced == 0 && tiles <= fit && ceil_div(steps, split) < ceil_div(steps, best)) best = split;
+  }
+  return best;
+}
 
 // At most 64 tokens: one tile of them.
 template <class T, int kTokens, bool kWide>
 void few_tokens(const LinearArgs& a, const W4Weight& w, int variant, cudaStream_t stream) {
   if constexpr (kWide) {
-    using S = W4Split<kTokens>;
-    const auto kernel = w4_split_kernel<T, S>;
-    // Gated by another activation than SiLU the sums always go through a cluster's memory, and a launch of single blocks
-    // has none: an illegal instruction.
-    const int32_t least = a.epilogue == Epilogue::gated && a.activation != Activation::silu ? 2 : 1;
-    if (ceil_div(a.k, 128) < least) return many_tokens<T, kWide>(a, w, 0, stream);
-    const W4Choice choice = kTokens >= 64 ? w4_choose<S>(kernel, a, 0.56, 2.0, 1.2, variant & 15, least)
-                                          : w4_choose<S>(kernel, a, 0.25, 4.0, 0.3, variant & 15, least);
-    run_split<T, S>(a, w, std::max(choice.split, least), stream);
+    using S = W4Split<kTokens, !std::is_same<T, __half>::value>;
+    run_split<T, S>(a, w, split_of<S>(w4_split_kernel<T, S>, a, variant & 15), stream);
   } else {
     using S = W4Shape<kTokens, 1, 2, kWide, true>;
     const auto kernel = w4_wgmma_kernel<T, S>;

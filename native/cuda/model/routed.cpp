@@ -84,13 +84,15 @@ void Transformer::routed_half(size_t index, const ForwardArgs& args, cudaStream_
     expand.y_stride = inner;
     expand.gated = layer.mlp.gated;
     expand.activation = layer.mlp.activation;
+    uint16_t* behind = slots_.get() + routed_tokens_ * spec.top_k * inner;  // x by slot, and in its place down's results
+    expand.gathered = behind;
     moe_expand(spec, expand, up, routes, stream);
     ExpertCall contract;
     contract.dtype = dtype_;
     contract.tokens = count;
     contract.x = slots_.get();
     contract.x_stride = inner;
-    contract.y = slots_.get() + routed_tokens_ * spec.top_k * inner;
+    contract.y = behind;
     contract.y_stride = hidden;
     moe_contract(spec, contract, down, routes, stream);
     MoeCombineCall sum;
