@@ -117,6 +117,17 @@ void w4_matmul(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
 // m <= 8, x may be normalized on the way in (worth it for m <= 2).
 constexpr int32_t kW4GemvMaxM = 8;
 void w4_gemv(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
+// Up to kW4ChainMost products one behind the other in one kernel, which fetches the next ones' weights while it ends the
+// last (sm_90): each takes what the one in front of it gives, and may add to what earlier ones gave for the same rows. All of
+// one m, dtype and group; w4_chain_takes() each weight; no y_f32. `arrivals`: 4 bytes, zero at the start, for this function
+// alone. Its blocks wait for one another, a block a multiprocessor: where not all of them can run at once the launch throws.
+struct W4ChainLink {
+  LinearCall call;
+  const W4Weight* weight = nullptr;
+};
+constexpr int32_t kW4ChainMost = 4, kW4ChainMaxM = 4;
+bool w4_chain_takes(const W4Weight& w, int32_t m);
+void w4_chain(const W4ChainLink* links, int32_t count, uint32_t* arrivals, cudaStream_t stream);
 // m <= 64, needs call.workspace; no norm. For devices without wgmma.
 constexpr int32_t kW4MmaMaxM = 64;
 int64_t w4_mma_workspace_bytes();

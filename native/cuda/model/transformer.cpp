@@ -1,8 +1,6 @@
 #include "cuda/model/transformer.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "cuda/model/place.h"
 
@@ -10,14 +8,6 @@ namespace deploykit::cuda {
 namespace {
 
 constexpr int64_t kUnpackedTokens = 65536;  // of one layer's KV memory, where it is quantized
-
-float half_to_float(uint16_t bits) {
-  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-  if (exponent == 31) return mantissa ? std::nanf("") : sign * HUGE_VALF;
-  return sign * std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
-}
 
 }  // namespace
 
@@ -48,6 +38,7 @@ void Transformer::load_weight(const WeightTensor& tensor) { weights_.load(tensor
 int64_t Transformer::scratch_bytes() const {
   int64_t bytes = logits_.bytes() + attention_workspace_.bytes() + unpacked_.bytes() + plan_.bytes() +
                   (linear_ ? linear_->scratch_bytes() : 0);
+  bytes += arrivals_.bytes();
   for (const auto* buffer : {&x_, &normed_, &qkv_, &attended_, &up_, &inner_, &branch_, &last_, &slots_})
     bytes += buffer->bytes();
   bytes += router_logits_.bytes() + routes_.bytes();
@@ -91,6 +82,9 @@ void Transformer::finish_loading(uint8_t* pool, cudaStream_t stream) {
     inv_freq_.push_back(std::move(table));
   }
   linear_ = std::make_unique<Linear>(dtype_, dequantized);
+  chained_tokens_ = chainable();
+  arrivals_.allocate(1);
+  DK_CUDA(cudaMemset(arrivals_.get(), 0, sizeof(uint32_t)));
   if (options_.kv != KvType::f16 && options_.kv != KvType::bf16) {
     int64_t block = 0;
     for (const LayerSpec& layer : model_.layers) {
@@ -199,33 +193,40 @@ void Transformer::add_normed(void* post_norm, void* post_bias, float multiplier,
   add_scaled(dtype_, x_.get(), hidden, branch_.get(), hidden, multiplier, tokens, hidden, stream);
 }
 
-void Transformer::attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
-  const LayerSpec& layer = model_.layers[index];
-  const AttentionSpec& spec = layer.attention;
+void Transformer::project(size_t index, const ForwardArgs& args, cudaStream_t stream) {
   const LayerWeights& weights = weights_.layer(index);
-  const int64_t q_width = int64_t{spec.heads} * spec.head_dim, kv_width = int64_t{spec.kv_heads} * spec.head_dim;
-  const int64_t width = q_width + 2 * kv_width, hidden = model_.hidden;
   LinearCall call;
   call.m = args.tokens;
   call.y = qkv_.get();
-  call.y_stride = width;
+  call.y_stride = weights.qkv.n;
   normed_linear(weights.qkv, weights.attn_norm, weights.attn_norm_bias, call, stream);
-  if (spec.qk_norm == QkNorm::full) {
-    for (const bool query : {true, false}) {
-      NormCall full;
-      full.dtype = dtype_;
-      full.norm = model_.norm;
-      full.weight = query ? weights.q_norm : weights.k_norm;
-      full.rows = args.tokens;
-      full.n = query ? q_width : kv_width;
-      full.x = qkv_.get() + (query ? 0 : q_width);
-      full.x_stride = width;
-      full.y = qkv_.get() + (query ? 0 : q_width);
-      full.y_stride = width;
-      norm(full, stream);
-    }
+}
+
+void Transformer::normalize_heads(size_t index, const ForwardArgs& args, cudaStream_t stream) {
+  const AttentionSpec& spec = model_.layers[index].attention;
+  if (spec.qk_norm != QkNorm::full) return;
+  const LayerWeights& weights = weights_.layer(index);
+  const int64_t q_width = int64_t{spec.heads} * spec.head_dim, kv_width = int64_t{spec.kv_heads} * spec.head_dim;
+  const int64_t width = q_width + 2 * kv_width;
+  for (const bool query : {true, false}) {
+    NormCall full;
+    full.dtype = dtype_;
+    full.norm = model_.norm;
+    full.weight = query ? weights.q_norm : weights.k_norm;
+    full.rows = args.tokens;
+    full.n = query ? q_width : kv_width;
+    full.x = qkv_.get() + (query ? 0 : q_width);
+    full.x_stride = width;
+    full.y = qkv_.get() + (query ? 0 : q_width);
+    full.y_stride = width;
+    norm(full, stream);
   }
-  attend(index, args, stream);
+}
+
+void Transformer::attended_half(size_t index, const ForwardArgs& args, cudaStream_t stream) {
+  const LayerSpec& layer = model_.layers[index];
+  const LayerWeights& weights = weights_.layer(index);
+  const int64_t q_width = int64_t{layer.attention.heads} * layer.attention.head_dim, hidden = model_.hidden;
   const void* attended = attended_.get();
   int32_t tokens = args.tokens;
   if (stops_early(index, args)) {  // from here on only each slice's last token is worth computing
@@ -272,38 +273,6 @@ void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t s
              layer.residual_multiplier, tokens, stream);
 }
 
-void Transformer::final_norm(const int32_t* index, const void* x, int32_t rows, void* out, cudaStream_t stream) {
-  NormCall last;
-  last.dtype = dtype_;
-  last.norm = model_.norm;
-  last.weight = weights_.final_norm();
-  last.bias = weights_.final_norm_bias();
-  last.rows = rows;
-  last.n = model_.hidden;
-  last.x = x;
-  last.x_stride = model_.hidden;
-  last.y = out;
-  last.y_stride = model_.hidden;
-  last.gather = index;
-  norm(last, stream);
-}
-
-void Transformer::head(const void* hidden, int32_t rows, float* out, cudaStream_t stream) {
-  LinearCall call;
-  call.dtype = dtype_;
-  call.m = rows;
-  call.x = hidden;
-  call.x_stride = model_.hidden;
-  call.y = out;
-  call.y_stride = model_.vocab;
-  call.y_f32 = true;
-  call.bias = weights_.head().bias;
-  linear_->run(weights_.head(), call, stream);
-  if (model_.logits_multiplier != 1.0f || model_.logits_softcap > 0.0f) {
-    scale_softcap(out, int64_t{rows} * model_.vocab, model_.logits_multiplier, model_.logits_softcap, stream);
-  }
-}
-
 void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
   rows_ = args.rows;
   if (const int32_t singles = single_tokens(args); singles > 0) {
@@ -311,8 +280,16 @@ void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
     attention_plan(singles, first.heads, first.kv_heads, args.step.token_rows, args.step.positions, plan_.get(), stream);
   }
   embed_tokens(args, stream);
+  const bool chain_all = chained(args);
   for (size_t i = 0; i < model_.layers.size(); ++i) {
-    attention_half(i, args, stream);
+    if (i == 0 || !chain_all) project(i, args, stream);
+    normalize_heads(i, args, stream);
+    attend(i, args, stream);
+    if (chain_all) {
+      chain(i, args, stream);
+      continue;
+    }
+    attended_half(i, args, stream);
     if (model_.layers[i].mlp.moe.experts > 0) {
       routed_half(i, args, stream);
     } else {
@@ -322,29 +299,6 @@ void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {
   const bool compact = args.decode || stops_early(model_.layers.size() - 1, args);
   final_norm(compact ? nullptr : args.step.last, x_.get(), args.slices, last_.get(), stream);
   head(last_.get(), args.slices, logits_.get(), stream);
-}
-
-void Transformer::logits_of(int32_t first, int32_t count, float* out, cudaStream_t stream) {
-  final_norm(nullptr, x_.get() + int64_t{first} * model_.hidden, count, branch_.get(), stream);
-  head(branch_.get(), count, out, stream);
-}
-
-std::vector<float> Transformer::hidden_of(int32_t index, cudaStream_t stream) {
-  const int64_t hidden = model_.hidden;
-  final_norm(nullptr, x_.get() + int64_t{index} * hidden, 1, branch_.get(), stream);
-  std::vector<uint16_t> raw(static_cast<size_t>(hidden));
-  DK_CUDA(cudaMemcpyAsync(raw.data(), branch_.get(), raw.size() * 2, cudaMemcpyDeviceToHost, stream));
-  DK_CUDA(cudaStreamSynchronize(stream));
-  std::vector<float> out(raw.size());
-  for (size_t i = 0; i < raw.size(); ++i) {
-    if (dtype_ == DType::bf16) {
-      const uint32_t bits = uint32_t{raw[i]} << 16;
-      std::memcpy(&out[i], &bits, 4);
-    } else {
-      out[i] = half_to_float(raw[i]);
-    }
-  }
-  return out;
 }
 
 std::vector<std::pair<std::string, std::string>> Transformer::info() const {

@@ -33,7 +33,15 @@ class Transformer : public CudaForward {
 
  private:
   void embed_tokens(const ForwardArgs& args, cudaStream_t stream);
-  void attention_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  void project(size_t index, const ForwardArgs& args, cudaStream_t stream);          // queries, keys and values
+  void normalize_heads(size_t index, const ForwardArgs& args, cudaStream_t stream);  // QkNorm::full
+  // What follows attention, up to the residual stream.
+  void attended_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
+  // The most tokens that every layer's products can be chained for (w4_chain); 0: none.
+  int32_t chainable() const;
+  bool chained(const ForwardArgs& args) const;
+  // What follows layer `index`'s attention, up to and with the next layer's product for its queries, keys and values.
+  void chain(size_t index, const ForwardArgs& args, cudaStream_t stream);
   void mlp_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
   void routed_half(size_t index, const ForwardArgs& args, cudaStream_t stream);
   void reserve_routed();
@@ -92,6 +100,8 @@ class Transformer : public CudaForward {
   Stream side_stream_;
   Event fork_, join_;
   int64_t unpacked_blocks_ = 0;
+  int32_t chained_tokens_ = 0;  // steps of so many tokens at most take one kernel from attention to attention
+  DeviceBuffer<uint32_t> arrivals_;
   std::vector<Override> overrides_;
 };
 
