@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,49 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from native_cuda import NOISE, SHAPE, VOCAB, Conversation, admit, by_reference, llama, small_plan
 from native_logn import with_logn
 
-from deploykit.engine.types import (
-    Admit,
-    Extend,
-    Release,
-    SamplingParams,
-    Step,
-    StepResult,
-    Want,
-    pack,
-    unpack,
-)
-from deploykit.plan.types import Plan
+from deploykit.engine.types import Extend, SamplingParams, Want, pack, unpack
 
-if os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu") != "cuda":
-    pytest.skip("needs a GPU: set DEPLOYKIT_TEST_DEVICE=cuda", allow_module_level=True)
-
-VOCAB = 512
 LOGN_TRAINED = 40  # positions, where attention grows with the logarithm beyond them
-BLOCKS = 8  # of 64 tokens: a session
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.08,
-    "tie_word_embeddings": False,
-}
-# Mean difference of a prompt's log probabilities (logits of spread 1.8) that rounding to the dtype explains: weights
-# this wide amplify it, in bfloat16 eight times more than in float16.
-NOISE = {"bfloat16": 0.25, "float16": 0.05}
 KV_NOISE = {"16": 0.0, "int8": 0.06, "k8v4": 0.6, "int4": 1.0, "fp8": 0.4}
-
-
-def llama(**changes: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**(SHAPE | changes)))
 
 
 def qwen3() -> Any:
@@ -78,84 +41,6 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-class Conversation:
-    """One row on a loaded runner: a prompt in chunks, then greedy tokens, with the prompt's log probabilities."""
-
-    def __init__(self, runner: Any) -> None:
-        self.runner = runner
-        self.seq = 0
-        self.epoch = 0
-
-    def step(self, **fields: Any) -> StepResult:
-        self.seq += 1
-        empty = {"rows": b"", "epochs": b"", "num_tokens": b"", "flags": b""}
-        result = self.runner.collect(self.runner.launch(Step(seq=self.seq, **(empty | fields))))
-        assert result.failures == ()
-        return result  # type: ignore[no-any-return]
-
-    def ask(
-        self, prompt: list[int], count: int, chunk: int, sampling: SamplingParams | None = None
-    ) -> tuple[list[float], list[int]]:
-        self.epoch += 1
-        self.drawn: list[Any] = []  # the drawn tokens' log probabilities
-        plain = sampling is None
-        sampling = sampling or SamplingParams(temperature=0.0, max_tokens=count, prompt_logprobs=0)
-        admit = Admit(
-            row=0,
-            epoch=self.epoch,
-            tokens=pack(prompt),
-            prompt_len=len(prompt),
-            computed=0,
-            limit=len(prompt) + count,
-            sampling=sampling,
-            seed=1,
-        )
-        start = {"admits": (admit,), "extends": (Extend(0, self.epoch, 0, tuple(range(BLOCKS))),)}
-        row = {"rows": pack([0]), "epochs": pack([self.epoch])}
-        logprobs: list[float] = []
-        tokens: list[int] = []
-        for at in range(0, len(prompt), chunk):
-            length = min(chunk, len(prompt) - at)
-            last = at + length == len(prompt)
-            want = Want.SAMPLE if last else Want.NONE
-            if plain:
-                want |= Want.PROMPT_LOGPROBS
-            more = start if at == 0 else {}
-            result = self.step(**row, num_tokens=pack([length]), flags=pack([int(want)]), **more)
-            logprobs += [found.logprob for found in result.prompt_logprobs.get(0, ())]
-            self.drawn += result.logprobs.get(0, ())
-            tokens += unpack(result.tokens).tolist()
-        while len(tokens) < count:
-            result = self.step(**row, num_tokens=pack([1]), flags=pack([int(Want.SAMPLE)]))
-            self.drawn += result.logprobs.get(0, ())
-            tokens += unpack(result.tokens).tolist()
-        self.step(releases=(Release(0, self.epoch),))
-        return logprobs, tokens
-
-
-def small_plan(folder: Path, dtype: str, kv_dtype: str) -> Plan:
-    import torch
-
-    return Plan(
-        name="t",
-        engine="native",
-        device="cuda",
-        devices=(0,),
-        compute_capability=torch.cuda.get_device_capability(0),
-        model_path=str(folder),
-        architecture="",
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-        vocab_size=VOCAB,
-        session_len=64 * BLOCKS,
-        max_batch_size=8,
-        max_prefill_tokens=256,
-        block_len=64,
-        block_bytes=0,
-        num_blocks=2 * BLOCKS,
-    )
-
-
 @pytest.fixture(scope="module", params=[(m, d) for m in MODELS for d in NOISE], ids="-".join)
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(folder, dtype, the model in float32 on the GPU)."""
@@ -173,8 +58,6 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("kv", list(KV_NOISE))
 def test_logits_and_greedy_tokens_are_those_of_transformers(saved: Any, kv: str) -> None:
-    import torch
-
     from deploykit.engine.native import NativeRunner
     from deploykit.engine.native.cuda import block_bytes_on_cuda
 
@@ -194,17 +77,11 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(saved: Any, kv: str)
     finally:
         runner.close()
     assert again == tokens
-    with torch.inference_mode():
-        logits = reference(torch.tensor([prompt + tokens]).cuda()).logits[0].float()
-    want = (
-        torch.log_softmax(logits, -1)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])].cpu().numpy()
-    )
+    want, behind = by_reference(reference, prompt, tokens)
     error = np.abs(np.array(logprobs) - want)
     allowed = NOISE[dtype] + KV_NOISE[kv]
     assert error.mean() < allowed, f"{error.mean():.3f} on average, {error.max():.3f} at most"
-    drawn = logits[len(prompt) - 1 : -1]
-    behind = drawn.max(-1).values - drawn[torch.arange(len(tokens)), torch.tensor(tokens)]
-    assert behind.max().item() < 8 * allowed  # a near tie may fall the other way
+    assert behind.max() < 8 * allowed  # a near tie may fall the other way
 
 
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -285,19 +162,7 @@ def test_many_rows_at_once_draw_what_transformers_would(tmp_path: Path, kv: str)
         sampling = SamplingParams(temperature=0.0, max_tokens=count)
         for first in range(0, rows, at_once):
             some = range(first, first + at_once)
-            admits = tuple(
-                Admit(
-                    row=row,
-                    epoch=1,
-                    tokens=pack(prompts[row]),
-                    prompt_len=len(prompts[row]),
-                    computed=0,
-                    limit=len(prompts[row]) + count,
-                    sampling=sampling,
-                    seed=1,
-                )
-                for row in some
-            )
+            admits = tuple(admit(row, prompts[row], count, sampling) for row in some)
             result = batch.step(
                 admits=admits,
                 extends=tuple(Extend(row, 1, 0, (row,)) for row in some),
@@ -320,11 +185,8 @@ def test_many_rows_at_once_draw_what_transformers_would(tmp_path: Path, kv: str)
     finally:
         runner.close()
     behind = []
-    with torch.inference_mode():
-        for prompt, tokens in zip(prompts, drawn, strict=True):
-            logits = reference(torch.tensor([prompt + tokens]).cuda()).logits[0, len(prompt) - 1 : -1].float()
-            best = logits.max(-1).values
-            behind += (best - logits[torch.arange(count), torch.tensor(tokens)]).tolist()
+    for prompt, tokens in zip(prompts, drawn, strict=True):
+        behind += by_reference(reference, prompt, tokens)[1].tolist()
     allowed = NOISE["bfloat16"] + KV_NOISE[kv]
     assert np.mean(behind) < allowed, f"{np.mean(behind):.3f} on average, {np.max(behind):.3f} at most"
     assert np.max(behind) < 8 * allowed

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import pytest
-
-if os.environ.get("DEPLOYKIT_TEST_DEVICE", "cpu") != "cuda":
-    pytest.skip("needs a GPU: set DEPLOYKIT_TEST_DEVICE=cuda", allow_module_level=True)
-
+from native_cuda import NOISE, SHAPE, VOCAB, Conversation, by_reference, llama, small_plan
 from native_int8_head import relative_error, with_int8_head
-from test_native_cuda import NOISE, SHAPE, VOCAB, Conversation, llama, small_plan
 
 from deploykit.checkpoint import read_facts
 from deploykit.engine.native.cuda import memory_on_cuda
@@ -119,18 +114,11 @@ def test_int8_head_decodes_as_the_rounded_one(case: Case) -> None:
 
 
 def test_int8_head_is_that_of_transformers(case: Case) -> None:
-    import torch
-
-    tokens, noise = case.int8.tokens, NOISE[case.dtype]
-    with torch.inference_mode():
-        logits = case.reference(torch.tensor([PROMPT + tokens]).cuda()).logits[0].float()
-    positions = torch.arange(len(PROMPT) - 1)
-    want = torch.log_softmax(logits, -1)[positions, torch.tensor(PROMPT[1:])].cpu().numpy()
+    noise = NOISE[case.dtype]
+    want, behind = by_reference(case.reference, PROMPT, case.int8.tokens)
     for found in case.int8.logprobs.values():
         assert np.abs(found - want).mean() < noise
-    drawn = logits[len(PROMPT) - 1 : -1]
-    behind = drawn.max(-1).values - drawn[torch.arange(len(tokens)), torch.tensor(tokens)]
-    assert behind.max().item() < 8 * noise  # a near tie may fall the other way
+    assert behind.max() < 8 * noise  # a near tie may fall the other way
 
 
 def test_int8_head_takes_the_bytes_that_the_plan_counts(case: Case) -> None:

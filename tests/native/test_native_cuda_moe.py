@@ -9,23 +9,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import pytest
+from native_cuda import SHAPE, VOCAB, small_plan
+from native_cuda_batch import ROW_BLOCKS, Batch, compare
 from native_quantize import quantize_checkpoint
-from test_native_cuda import SHAPE, VOCAB, small_plan
-
-from deploykit.engine.types import (
-    Admit,
-    Extend,
-    Release,
-    SamplingParams,
-    Step,
-    StepResult,
-    Want,
-    pack,
-    unpack,
-)
 
 ROWS = 48
-ROW_BLOCKS = 4  # of 64 tokens
 # Mean difference of a log probability that rounding explains, tokens that take another expert included.
 NOISE = {"bfloat16": 0.08, "float16": 0.03}
 _SHAPE = SHAPE | {"initializer_range": 0.05}
@@ -79,86 +67,6 @@ def rounded(model: Any, dtype: str, folder: Path) -> Any:
     model = model.float()
     model.model.rotary_emb.inv_freq = angles
     return model.cuda()
-
-
-class Batch:
-    """Rows of one runner, each with a prompt; greedy tokens and the prompts' log probabilities."""
-
-    def __init__(self, runner: Any, prompts: list[list[int]], blocks: int = ROW_BLOCKS) -> None:
-        self.runner, self.prompts, self.blocks, self.seq = runner, prompts, blocks, 0
-        self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.tokens: list[list[int]] = [[] for _ in prompts]
-
-    def step(self, rows: list[int], counts: list[int], wants: list[Want], **fields: Any) -> StepResult:
-        self.seq += 1
-        given = {
-            "rows": pack(rows),
-            "epochs": pack([1] * len(rows)),
-            "num_tokens": pack(counts),
-            "flags": pack([int(want) for want in wants]),
-        }
-        result = self.runner.collect(self.runner.launch(Step(seq=self.seq, **(given | fields))))
-        assert result.failures == ()
-        drawn, offsets = unpack(result.tokens).tolist(), unpack(result.offsets).tolist()
-        for i, row in enumerate(rows):
-            self.tokens[row] += drawn[offsets[i] : offsets[i + 1]]
-            self.logprobs[row] += [found.logprob for found in result.prompt_logprobs.get(row, ())]
-        return result  # type: ignore[no-any-return]
-
-    def go_on(self, decoding: list[int], fresh: list[int], count: int, scored: bool = True) -> None:
-        """One step: a token for each row that decodes, the whole prompt of each fresh one. Where no prompt is scored,
-        the last layer computes last tokens alone."""
-        admits, extends = [], []
-        for row in fresh:
-            prompt = self.prompts[row]
-            admits.append(
-                Admit(
-                    row=row,
-                    epoch=1,
-                    tokens=pack(prompt),
-                    prompt_len=len(prompt),
-                    computed=0,
-                    limit=len(prompt) + count,
-                    sampling=SamplingParams(
-                        temperature=0.0, max_tokens=count, prompt_logprobs=0 if scored else None
-                    ),
-                    seed=1,
-                )
-            )
-            first = row * self.blocks
-            extends.append(Extend(row, 1, 0, tuple(range(first, first + self.blocks))))
-        counts = [1] * len(decoding) + [len(self.prompts[row]) for row in fresh]
-        want = Want.SAMPLE | Want.PROMPT_LOGPROBS if scored else Want.SAMPLE
-        wants = [Want.SAMPLE] * len(decoding) + [want] * len(fresh)
-        more = {"admits": tuple(admits), "extends": tuple(extends)} if fresh else {}
-        self.step([*decoding, *fresh], counts, wants, **more)
-
-    def release(self) -> None:
-        rows = range(len(self.prompts))
-        self.step([], [], [], releases=tuple(Release(row, 1) for row in rows))
-
-
-def compare(batch: Batch, reference: Any, noise: float) -> None:
-    import torch
-
-    errors, behind = [], []
-    for prompt, tokens, logprobs in zip(batch.prompts, batch.tokens, batch.logprobs, strict=True):
-        with torch.inference_mode():
-            logits = reference(torch.tensor([prompt + tokens]).cuda()).logits[0].float()
-        chosen = torch.log_softmax(logits, -1)[torch.arange(len(prompt) - 1), torch.tensor(prompt[1:])]
-        if logprobs:
-            errors.append(np.abs(np.array(logprobs) - chosen.cpu().numpy()))
-        drawn = logits[len(prompt) - 1 : -1]
-        behind.append(
-            (drawn.max(-1).values - drawn[torch.arange(len(tokens)), torch.tensor(tokens)]).cpu().numpy()
-        )
-    error, late = np.concatenate(errors), np.concatenate(behind)
-    said = f"{error.mean():.4f} on average, {np.median(error):.4f} in the middle, {error.max():.3f} at most; "
-    said += f"drawn tokens {late.mean():.4f} behind"
-    print(said)
-    assert error.mean() < noise, said
-    assert np.median(error) < noise / 4, said
-    assert late.mean() < noise, said  # a near tie may fall the other way
 
 
 @pytest.mark.parametrize(("name", "dtype", "packing"), CASES, ids=lambda value: str(value or "plain"))

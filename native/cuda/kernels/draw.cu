@@ -53,12 +53,6 @@ __device__ __forceinline__ unsigned long long best_of_parts(const unsigned long 
   for (int offset = 16; offset > 0; offset /= 2) v = max(v, __shfl_xor_sync(0xffffffffu, v, offset));
   return v;
 }
-template <class V>
-__device__ __forceinline__ V warp_total(V v) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
-  return v;
-}
 
 // fn(i, x[i]) for i of [begin, end), begin a multiple of 4, a block's threads in turns of four.
 template <class Fn>
@@ -124,7 +118,7 @@ __device__ __forceinline__ uint32_t key_of_rank(const uint32_t (&keys)[kOwn], ui
     if (threadIdx.x % 32 == 0) counts[bit & 1][threadIdx.x / 32] = count;
     __syncthreads();
     uint32_t total = threadIdx.x % 32 < kWarps ? counts[bit & 1][threadIdx.x % 32] : 0;
-    total = warp_total(total);
+    total = warp_sum(total);
     if (total >= wanted) found = trial;
   }
   return found;
@@ -159,8 +153,8 @@ __global__ void __launch_bounds__(kPartThreads) pick_kernel(const DrawArgs a) {
         mass += weights.fixed(v);
       }
     });
-    sum = warp_total(sum);
-    mass = warp_total(mass);
+    sum = warp_sum(sum);
+    mass = warp_sum(mass);
     if (lane == 0) sums[warp] = sum, masses[warp] = mass;
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -194,7 +188,7 @@ __global__ void __launch_bounds__(kPartThreads) pick_kernel(const DrawArgs a) {
   };
   uint32_t own = 0;
   for (int i = first + 4 * lane; i < last; i += 128) own += __popc(kept(i));
-  own = warp_total(own);
+  own = warp_sum(own);
   __syncthreads();  // key_of_rank() has read `counts`
   if (lane == 0) counts[0][warp] = own;
   __syncthreads();
@@ -282,7 +276,7 @@ __device__ __forceinline__ bool draw_from_list(ListShared& s, const DrawArgs& a,
                                                const Weights& weights) {
   const int lane = threadIdx.x % 32;
   const int count = a.counts[row * kParts + lane];
-  const int total = warp_total(count);
+  const int total = warp_sum(count);
   if (__any_sync(0xffffffffu, count > kPiece) || total > kList) return false;  // every warp sees the same
   int behind = count;
 #pragma unroll
@@ -320,14 +314,14 @@ __device__ __forceinline__ bool draw_from_list(ListShared& s, const DrawArgs& a,
       unsigned long long own_mass = 0;
 #pragma unroll
       for (int i = 0; i < kEach; ++i) own_mass += keys[i] >= trial ? mass[i] : 0;
-      own_mass = warp_total(own_mass);
+      own_mass = warp_sum(own_mass);
       if (lane == 0) s.masses[turn][threadIdx.x / 32] = own_mass;
       __syncthreads();
-      return warp_total(s.masses[turn][lane]);
+      return warp_sum(s.masses[turn][lane]);
     };
     // Of all that top_k has left, or of the row: then the list must be enough of it.
     const unsigned long long listed = reach(0, 0);
-    const unsigned long long whole = by_rank ? listed : warp_total(a.masses[row * kParts + lane]);
+    const unsigned long long whole = by_rank ? listed : warp_sum(a.masses[row * kParts + lane]);
     const double wanted = p.top_p * static_cast<double>(whole);
     if (!(static_cast<double>(listed) >= wanted)) return false;
     uint32_t found = 0;  // the largest key from which on the mass reaches what is wanted

@@ -138,8 +138,7 @@ __device__ __noinline__ void draw_from_row(RowShared& s, const float* x, int voc
   const int each = (vocab + 1023) / 1024 * 32, begin = warp * each, end = min(begin + each, vocab);
   double sum = 0.0;
   for (int i = begin + lane; i < end; i += 32) sum += weight(i);
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+  sum = warp_sum(sum);
   if (lane == 0) s.warp_sums[warp] = sum;
   __syncthreads();
   double total = 0.0;

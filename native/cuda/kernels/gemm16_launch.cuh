@@ -19,30 +19,21 @@ inline CUtensorMap gemm16_map(DType dtype, const void* data, int64_t rows, int64
 // Stages of weights on their way: about 6.5 MB over the device, twice what keeps memory busy.
 inline int32_t gemm16_pace(int64_t blocks) { return static_cast<int32_t>((400 + blocks / 2) / blocks); }
 
-// The launch's attributes but for the grid; `attributes` has room for two.
-template <class S>
-cudaLaunchConfig_t gemm16_config(cudaLaunchAttribute* attributes) {
-  cudaLaunchConfig_t config = {};
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = S::kSharedBytes;
-  config.attrs = attributes;
-  if (S::kCluster > 1) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = S::kCluster;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    config.numAttrs = 1;
-  }
-  return config;
-}
-
 // Clusters that run at a time: whole ones within the groups of multiprocessors that the device has.
 template <class S>
 int64_t gemm16_clusters() {
   if (S::kCluster == 1) return multiprocessors();
   static const int count = [] {
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = gemm16_config<S>(attributes);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = S::kCluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
     config.gridDim = dim3(S::kCluster);
+    config.blockDim = dim3(S::kThreads);
+    config.dynamicSmemBytes = S::kSharedBytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
     allow_shared("gemm16", gemm16_kernel<S>, S::kSharedBytes);
     int found = 0;
     check_cuda(cudaOccupancyMaxActiveClusters(&found, gemm16_kernel<S>, &config), "gemm16");
@@ -72,17 +63,7 @@ void run_gemm16(const LinearArgs& a, DType dtype, const void* w, int32_t pace, c
   require(plan.steps >= S::kSplit, "gemm16", "every part of k has inputs");
   const CUtensorMap w_map = gemm16_map(dtype, w, a.n, a.k, a.k, S::kRows);
   const CUtensorMap x_map = gemm16_map(dtype, a.x, a.m, a.k, a.x_stride, S::kTokens / S::kShare);
-
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = gemm16_config<S>(attributes);
-  config.gridDim = dim3(static_cast<unsigned>(clusters * S::kCluster));
-  config.stream = stream;
-  if (dependent_launch()) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
-    ++config.numAttrs;
-  }
-  check_cuda(cudaLaunchKernelEx(&config, kernel, a, plan, w_map, x_map), "gemm16");
+  launch_clusters("gemm16", kernel, clusters, S::kCluster, S::kThreads, S::kSharedBytes, stream, a, plan, w_map, x_map);
 }
 
 // Stages fill what shared memory leaves beside the sums of the other parts of k.
