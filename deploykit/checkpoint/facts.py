@@ -34,8 +34,11 @@ class TensorInfo(msgspec.Struct, frozen=True):
         return total
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint's facts. `config` is a Hugging Face config.json (made from the metadata for a GGUF file)."""
+class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A checkpoint's facts. `config` is a Hugging Face config.json (made from the metadata for a GGUF file).
+
+    What is worked out from them may be kept in `__dict__`: copies, comparisons and encodings leave it out.
+    """
 
     path: str  # a folder, or a .gguf file
     format: str  # safetensors | gguf

@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "sub folder").mkdir()
     (tmp_path / "sub folder" / "in side.yaml").touch()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEPLOYKIT_STATE", str(tmp_path / "state"))  # what other tests deployed isn't on offer
     return tmp_path
 
 

@@ -156,15 +156,11 @@ def _layer_parts(model: ModelDescription, layer: LayerSpec) -> Iterator[tuple[st
 def manifest(facts: Facts, model: ModelDescription) -> Manifest:
     """Where every weight lies. Raises UnsupportedError for a format that the library doesn't take and
     CheckpointError where tensors are missing, misshapen or left over."""
-    global _last
-    last = _last
-    # A plan asks twice: whether the engine runs it, and what it takes.
-    if last is None or last[0] is not facts or last[1] != model:
-        _last = last = (facts, model, _Resolver(facts, model).run())
-    return last[2]
-
-
-_last: tuple[Facts, ModelDescription, Manifest] | None = None
+    # Kept with the facts: a plan asks several times, and a large mixture's headers take a while.
+    known: tuple[ModelDescription, Manifest] | None = vars(facts).get("native_manifest")
+    if known is None or known[0] != model:
+        known = vars(facts)["native_manifest"] = (model, _Resolver(facts, model).run())
+    return known[1]
 
 
 class _Resolver:
