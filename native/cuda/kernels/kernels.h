@@ -120,7 +120,7 @@ void w4_gemv(const LinearCall& call, const W4Weight& w, cudaStream_t stream);
 // Up to kW4ChainMost products one behind the other in one kernel, which fetches the next ones' weights while it ends the
 // last (sm_90): each takes what the one in front of it gives, and may add to what earlier ones gave for the same rows. All of
 // one m, dtype and group; w4_chain_takes() each weight; no y_f32. `arrivals`: 4 bytes, zero at the start, for this function
-// alone. Its blocks wait for one another, a block a multiprocessor: where not all of them can run at once the launch throws.
+// alone. Its blocks wait for one another, a block a multiprocessor; they start together or not at all (a cooperative launch).
 struct W4ChainLink {
   LinearCall call;
   const W4Weight* weight = nullptr;

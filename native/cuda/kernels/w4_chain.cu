@@ -27,7 +27,7 @@ void run(Chain chain, int64_t k, cudaStream_t stream) {
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
-  attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;  // all blocks at the same time, or an error
+  attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;  // all blocks start, or none
   attributes[config.numAttrs++].val.cooperative = 1;
   if (dependent_launch()) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
