@@ -116,9 +116,10 @@ __device__ __forceinline__ void lift_word(uint32_t word, uint32_t (&out)[4]) {
   }
 }
 
-// A warp's steps of every token into shared memory, each team's half of them: of a step, half h and lane t of a quad have eight words (16 inputs s,
-// half of 8) side by side. totals[step * groups + g][token]: the sum of a group's inputs. squares[token]: the sum of this
-// warp's squares where there is a norm. Barriers 0 to 7: a member of one team meets the same of the other. `met` (or nullptr): what to wait for before x is read.
+// A warp's steps of every token into shared memory, each team's half of them: of a step, half h and lane t of a quad have
+// eight words (16 inputs s, half of 8) side by side. totals[step * groups + g][token]: the sum of a group's inputs.
+// squares[token]: the sum of this warp's squares where there is a norm. `met` (or nullptr): what to wait for before x is
+// read. Barriers 0 to 7: a member of one team meets the same of the other.
 template <class T, int kGroup>
 __device__ __forceinline__ void stage_steps(const Link& link, uint64_t* met, uint32_t parity, char* tokens, int slab,
                                             float (*totals)[kW4ChainMaxM], int warp, int lane, float* squares) {
