@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from native_cuda import admit, by_reference
+from native_cuda import admit, by_reference, small_plan
 
 from deploykit.engine.types import Extend, Release, SamplingParams, Step, StepResult, Want, pack, unpack
+from deploykit.plan.types import Plan
 
 ROW_BLOCKS = 4  # of 64 tokens
+
+
+def batch_plan(folder: Path, dtype: str, rows: int) -> Plan:
+    return msgspec.structs.replace(
+        small_plan(folder, dtype, dtype),
+        session_len=64 * ROW_BLOCKS,
+        max_batch_size=rows,
+        max_prefill_tokens=2048,
+        num_blocks=rows * ROW_BLOCKS,
+    )
 
 
 class Batch:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from native_cuda import SHAPE, VOCAB, small_plan
-from native_cuda_batch import ROW_BLOCKS, Batch, compare
+from native_cuda_batch import ROW_BLOCKS, Batch, batch_plan, compare
 from native_quantize import quantize_checkpoint
 
 ROWS = 48
@@ -80,15 +80,8 @@ def test_moe_logits_and_greedy_tokens_are_those_of_transformers(
     rng = np.random.default_rng(1)
     lengths = [150, 3, 40, *rng.integers(2, 40, ROWS - 3).tolist()]
     prompts = [rng.integers(5, VOCAB, n).tolist() for n in lengths]
-    plan = msgspec.structs.replace(
-        small_plan(tmp_path, dtype, dtype),
-        session_len=64 * ROW_BLOCKS,
-        max_batch_size=ROWS,
-        max_prefill_tokens=2048,
-        num_blocks=ROWS * ROW_BLOCKS,
-    )
     runner = NativeRunner()
-    runner.load(plan, lambda *_: None)
+    runner.load(batch_plan(tmp_path, dtype, ROWS), lambda *_: None)
     try:
         batch = Batch(runner, prompts)
         count = 40

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import pytest
-from native_cuda import SHAPE, VOCAB, llama, small_plan
-from native_cuda_batch import ROW_BLOCKS, Batch, compare
+from native_cuda import SHAPE, VOCAB, llama
+from native_cuda_batch import Batch, batch_plan, compare
 from native_quantize import quantize_checkpoint
 
 ROWS = 8
@@ -74,15 +73,8 @@ def test_w4_logits_and_greedy_tokens_are_those_of_transformers(
     prompts = [
         rng.integers(5, VOCAB, n).tolist() for n in [90, 3, 40, *rng.integers(2, 40, ROWS - 3).tolist()]
     ]
-    plan = msgspec.structs.replace(
-        small_plan(tmp_path, dtype, dtype),
-        session_len=64 * ROW_BLOCKS,
-        max_batch_size=ROWS,
-        max_prefill_tokens=1024,
-        num_blocks=ROWS * ROW_BLOCKS,
-    )
     runner = NativeRunner()
-    runner.load(plan, lambda *_: None)
+    runner.load(batch_plan(tmp_path, dtype, ROWS), lambda *_: None)
     try:
         batch = Batch(runner, prompts)
         count = 60
