@@ -20,6 +20,7 @@ struct Case {
 
 template <class T>
 void check(const Case& o) {
+  if (!mine()) return;
   const bool gated = o.epilogue == Epilogue::gated;
   const int64_t n = o.n, k = o.k, n_out = gated ? n / 2 : n, stride = k + 8, y_stride = n_out + 8;
   Buffer<T> x(o.m * stride), y(o.m * y_stride), packed(o.m * n_out), bias(n), residual(o.m * n), g(k);
@@ -84,6 +85,7 @@ void check(const Case& o) {
 
 template <class T>
 void check_dequantize(int group, bool gptq) {
+  if (!mine()) return;
   const int64_t n = 96, k = 1024;
   W4Random r(n, k, group, gptq, false);
   Buffer<T> out(64 * k);
