@@ -233,4 +233,20 @@ inline void print_bandwidth(cudaStream_t stream) {
   std::printf("read %.3f TB/s, copy %.3f TB/s (read + written)\n", bytes / read * 1e-6, 2 * bytes / copy * 1e-6);
 }
 
+// A program's main: `run` gets the first argument (or `usual`) and a stream; an exception or a failed check is an exit code.
+inline int program(int argc, char** argv, const char* usual, cudaStream_t* stream,
+                   const std::function<void(const std::string& mode)>& run) {
+  const std::string mode = argc > 1 ? argv[1] : usual;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  print_device();
+  CU(cudaStreamCreate(stream));
+  try {
+    run(mode);
+  } catch (const std::exception& error) {
+    std::printf("exception: %s\n", error.what());
+    return 2;
+  }
+  return failures() != 0;
+}
+
 }  // namespace bench

@@ -305,12 +305,8 @@ void layers() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  start_watchdog();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
+    start_watchdog();
     if (mode == "all" || mode == "check") {
       checks<__nv_bfloat16>();
       checks<__half>();
@@ -318,9 +314,5 @@ int main(int argc, char** argv) {
     }
     if (mode == "all" || mode == "layer") layers();
     if (mode == "all" || mode == "time") times();
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }

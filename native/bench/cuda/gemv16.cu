@@ -133,11 +133,7 @@ void times() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
     if (mode != "time") {
       checks<__nv_bfloat16>(mode == "small");
       if (mode != "small") checks<__half>(false);
@@ -147,9 +143,5 @@ int main(int argc, char** argv) {
       print_bandwidth(stream);
       times();
     }
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }

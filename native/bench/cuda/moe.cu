@@ -420,12 +420,8 @@ void times(bool variants) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "check";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  start_watchdog();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "check", &stream, [](const std::string& mode) {
+    start_watchdog();
     if (mode == "check") {
       check_routes();
       check_combines<__nv_bfloat16>();
@@ -435,9 +431,5 @@ int main(int argc, char** argv) {
       std::printf("all checks done, %d failures\n", failures());
     }
     if (mode == "time" || mode == "variants") times(mode == "variants");
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }

@@ -443,11 +443,7 @@ void times() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
     if (mode != "time") {
       check_elementwise<__nv_bfloat16>();
       check_elementwise<__half>();
@@ -456,9 +452,5 @@ int main(int argc, char** argv) {
       std::printf("%d failures\n", failures());
     }
     if (mode != "check") times();
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }

@@ -283,20 +283,12 @@ void time_gather() {
 using namespace prefill_bench;
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
     if (mode != "time") {
       checks<__nv_bfloat16>();
       if (mode != "first") checks<__half>();
       std::printf("%d failures\n", failures());
     }
     if (mode != "check") times(), time_gather();
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }

@@ -211,20 +211,12 @@ void times() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
     if (mode == "check" || mode == "all") {
       checks<__nv_bfloat16>();
       checks<__half>();
       std::printf("%d failures\n", failures());
     }
     if (mode == "time" || mode == "all") times();
-  } catch (const Error& e) {
-    std::printf("FAIL %s\n", e.what());
-    return 1;
-  }
-  return failures() == 0 ? 0 : 1;
+  });
 }

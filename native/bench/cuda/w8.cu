@@ -303,12 +303,8 @@ void times() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "all";
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  print_device();
-  start_watchdog();
-  CU(cudaStreamCreate(&stream));
-  try {
+  return program(argc, argv, "all", &stream, [](const std::string& mode) {
+    start_watchdog();
     if (mode == "all" || mode == "check") {
       for (int64_t n : {32, 2064}) {
         check_quantize<float>(DType::f32, "f32", n, 576);
@@ -320,9 +316,5 @@ int main(int argc, char** argv) {
       std::printf("%d failures\n", failures());
     }
     if (mode == "all" || mode == "time") times();
-  } catch (const std::exception& error) {
-    std::printf("exception: %s\n", error.what());
-    return 2;
-  }
-  return failures() != 0;
+  });
 }
