@@ -78,16 +78,6 @@ struct MoeCursor {
   uint4 tile_ = make_uint4(0, 0, 0, 0);
 };
 
-__device__ __forceinline__ void load_shared4(uint32_t address, uint32_t (&v)[4]) {
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void load_shared2(uint32_t address, uint32_t (&v)[2]) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
-}
-
 template <class S>
 __device__ __forceinline__ void moe_fetch(const ExpertArgs& a, const MoeWgmmaPlan& plan, char* stages, uint64_t* full,
                                           uint64_t* empty, int cluster, int rank, const CUtensorMap* data_map,
@@ -182,12 +172,12 @@ __device__ __forceinline__ void moe_multiply(float (&d)[N / 2], MoeRing<S>& ring
       for (int turn = 0; turn < 2; ++turn) {
         const uint32_t here = ring.enter();
         uint32_t words[4];
-        load_shared4(here + data_at, words);
+        load_shared(here + data_at, words);
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
           if (kWide ? turn == 0 && s == 0 : s % 2 == 0) {
             uint32_t pair[2];
-            load_shared2(here + params_at + (kWide ? 0 : s * 16 / plan.group * 64), pair);
+            load_shared(here + params_at + (kWide ? 0 : s * 16 / plan.group * 64), pair);
             scales.set(make_uint2(pair[0], pair[1]));
           }
           scales.unpack(words[s], weights[turn % S::kBuffers][s]);
@@ -235,11 +225,7 @@ __global__ void __launch_bounds__(S::kThreads, kMoeBlocks<S>)
   __shared__ uint64_t full[S::kStages], empty[S::kStages];
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-#pragma unroll
-    for (int i = 0; i < S::kStages; ++i) {
-      barrier_init(full + i, 1);
-      barrier_init(empty + i, S::kConsumers / 32 * S::kCluster);
-    }
+    stage_barriers_init(full, empty, S::kConsumers / 32 * S::kCluster);
     barrier_init_fence();
   }
   __syncthreads();

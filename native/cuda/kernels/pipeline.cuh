@@ -41,14 +41,46 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
+// By its address, which a loop may keep: a pointer's is worked out anew at every use.
+__device__ __forceinline__ void barrier_wait_at(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
       "again_%=:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again_%=;\n}\n" ::"r"(shared_address(barrier)),
+      "@!done bra again_%=;\n}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {
+  barrier_wait_at(shared_address(barrier), parity);
+}
+// The barriers of kStages stages, by one thread; `readers` arrivals empty a stage.
+template <int kStages>
+__device__ __forceinline__ void stage_barriers_init(uint64_t (&full)[kStages], uint64_t (&empty)[kStages], uint32_t readers) {
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) {
+    barrier_init(full + i, 1);
+    barrier_init(empty + i, readers);
+  }
+}
+
+// Shared memory by its address: 16 and 8 bytes.
+__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[4]) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[2]) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
+}
+
+// `bytes` (a multiple of 16) from memory into shared memory; completes them at `barrier`. One thread calls it.
+__device__ __forceinline__ void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
 }
 
 // A box of a tensor map at the coordinates (c0 is the innermost) into shared memory; completes its bytes at `barrier`.

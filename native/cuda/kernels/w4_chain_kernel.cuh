@@ -46,35 +46,8 @@ struct Shape {
 
 #ifdef __CUDACC__
 #if __CUDA_ARCH__ >= 900
-// `bytes` (a multiple of 16) from memory into shared memory; completes them at `barrier`.
-__device__ __forceinline__ void bulk_copy(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
-// Shared memory by its address: a pointer's is worked out anew at every use.
-__device__ __forceinline__ uint4 shared16(uint32_t at) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
-  return v;
-}
-__device__ __forceinline__ uint2 shared8(uint32_t at) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
-  return v;
-}
 __device__ __forceinline__ void put4(uint32_t at, float v) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
-}
-__device__ __forceinline__ void wait_at(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again_%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again_%=;\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
 }
 // A value the compiler keeps in a register: it would read parameters again instead.
 template <class V>
@@ -189,8 +162,7 @@ __device__ __forceinline__ void stage_steps(const Link& link, uint64_t* met, uin
 // A warp's part of a stage: two steps' weights and their groups' parameters.
 template <int kGroup>
 struct Part {
-  uint4 q[2][2];
-  uint2 param[2][128 / kGroup];
+  uint32_t q[2][2][4], param[2][128 / kGroup][2];
 };
 // `at`: this lane's weights of the stage; `params`: its rows' parameters.
 template <int kGroup>
@@ -199,9 +171,9 @@ __device__ __forceinline__ void load_part(Part<kGroup>& part, uint32_t at, uint3
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) part.q[i][h] = shared16(at + i * kTeam * kStepBytes + h * 512);
+    for (int h = 0; h < 2; ++h) load_shared(at + i * kTeam * kStepBytes + h * 512, part.q[i][h]);
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) part.param[i][g] = shared8(params + (i * kTeam * kGroups + g) * 64);
+    for (int g = 0; g < kGroups; ++g) load_shared(params + (i * kTeam * kGroups + g) * 64, part.param[i][g]);
   }
 }
 
@@ -215,24 +187,24 @@ __device__ __forceinline__ void multiply(const Part<kGroup>& part, int count, ui
   float d[2][kParts][4] = {};
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    uint4 v[2][2];
+    uint32_t v[2][2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        v[i][j] = make_uint4(0, 0, 0, 0);
-        if (has_token && i < count) v[i][j] = shared16(operand + i * kTeam * 256 + h * 128 + j * 16);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) v[i][j][k] = 0;
+        if (has_token && i < count) load_shared(operand + i * kTeam * 256 + h * 128 + j * 16, v[i][j]);
       }
     }
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint32_t words[4] = {part.q[i][h].x, part.q[i][h].y, part.q[i][h].z, part.q[i][h].w};
-        const uint32_t* in = reinterpret_cast<const uint32_t*>(v[i]);
+        const uint32_t* in = v[i][s / 2] + s % 2 * 2;
         uint32_t w[4];
-        lift_word<T>(words[s], w);
-        mma<T>(d[i][(h * 4 + s) * kParts / 8], w[0], w[1], w[2], w[3], in[s * 2], in[s * 2 + 1]);
+        lift_word<T>(part.q[i][h][s], w);
+        mma<T>(d[i][(h * 4 + s) * kParts / 8], w[0], w[1], w[2], w[3], in[0], in[1]);
       }
     }
   }
@@ -241,13 +213,14 @@ __device__ __forceinline__ void multiply(const Part<kGroup>& part, int count, ui
     if (i >= count) break;
 #pragma unroll
     for (int g = 0; g < S::kGroups; ++g) {
-      const uint2 own = part.param[i][g];
-      const uint2 bits = shared8(totals + (i * kTeam * S::kGroups + g) * (kW4ChainMaxM * 4));
-      const float2 total = make_float2(__uint_as_float(bits.x), __uint_as_float(bits.y));
-      const float lo = scale_of(own.x), hi = scale_of(own.y);
+      const uint32_t (&own)[2] = part.param[i][g];
+      uint32_t bits[2];
+      load_shared(totals + (i * kTeam * S::kGroups + g) * (kW4ChainMaxM * 4), bits);
+      const float2 total = make_float2(__uint_as_float(bits[0]), __uint_as_float(bits[1]));
+      const float lo = scale_of(own[0]), hi = scale_of(own[1]);
       const float lo_unit = lo * (1.0f / L::kUnit), hi_unit = hi * (1.0f / L::kUnit);
-      const float lo_off = -lo * static_cast<float>((own.x >> 16) + L::kOffset);
-      const float hi_off = -hi * static_cast<float>((own.y >> 16) + L::kOffset);
+      const float lo_off = -lo * static_cast<float>((own[0] >> 16) + L::kOffset);
+      const float hi_off = -hi * static_cast<float>((own[1] >> 16) + L::kOffset);
       const float* first = d[i][g * kParts / S::kGroups];
       const float* second = d[i][(g + 1) * kParts / S::kGroups - 1];
       const bool two = kParts > S::kGroups;
@@ -396,7 +369,7 @@ __global__ void __launch_bounds__(kThreads, 1) w4_chain_kernel(const __grid_cons
         pass(round - at), at = round;
         const int left = steps - round * kSteps - member;
         Part<kGroup> part;
-        wait_at(full_at + stage * 8, parity);
+        barrier_wait_at(full_at + stage * 8, parity);
         load_part<kGroup>(part, data_at + stage * S::kStageBytes, params_at + stage * S::kStageBytes);
         if (left > 0) {
           multiply<T, kGroup>(part, left > kTeam ? 2 : 1, operand_at + round * (kSteps * 256),
@@ -405,7 +378,7 @@ __global__ void __launch_bounds__(kThreads, 1) w4_chain_kernel(const __grid_cons
         arrive_if(true, empty_at + stage * 8);
       }
       pass(rounds - at);
-      wait_at(ended_at + slot * 8, slot_parity);
+      barrier_wait_at(ended_at + slot * 8, slot_parity);
       const uint32_t to = sums_at + slot * static_cast<uint32_t>(sizeof(sums[0]));
       if (first_sum) put4(to, sum[0]), put4(to + 32, sum[2]);
       if (second_sum) put4(to + 64, sum[1]), put4(to + 96, sum[3]);

@@ -33,16 +33,6 @@ struct W4Prefill {
 };
 
 #ifdef DEPLOYKIT_WGMMA
-__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[4]) {
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&v)[2]) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(address) : "memory");
-}
-
 template <class S>
 __device__ __forceinline__ void w4_prefill_fetch(const W4Plan& plan, char* stages, uint64_t* full, uint64_t* empty,
                                                  int cluster, int rank, const CUtensorMap* data_map,
@@ -129,11 +119,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   __shared__ uint64_t full[kStages], empty[kStages], ready[2], given[2];
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      barrier_init(full + i, 1);
-      barrier_init(empty + i, S::kConsumers / 32 * S::kCluster);
-    }
+    stage_barriers_init(full, empty, S::kConsumers / 32 * S::kCluster);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       barrier_init(ready + i, 1);

@@ -107,11 +107,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
   const int begin = plan.steps * rank / split, end = plan.steps * (rank + 1) / split;
   const int first_piece = S::kPieces * rank / split, pieces = S::kPieces * (rank + 1) / split - first_piece;
   if (threadIdx.x == 0) {
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      barrier_init(full + i, 1);
-      barrier_init(empty + i, S::kConsumers / 32);
-    }
+    stage_barriers_init(full, empty, S::kConsumers / 32);
     barrier_init(&come, 1);
     barrier_init_fence();
     barrier_expect(&come, static_cast<uint32_t>(pieces * split * S::kPieceBytes));

@@ -55,11 +55,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   __shared__ uint64_t full[kStages], empty[kStages];
   const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      barrier_init(full + i, 1);
-      barrier_init(empty + i, S::kConsumers / 32 * S::kCluster);
-    }
+    stage_barriers_init(full, empty, S::kConsumers / 32 * S::kCluster);
     barrier_init_fence();
   }
   __syncthreads();
