@@ -114,12 +114,6 @@ __device__ __forceinline__ uint32_t nibbles(uint32_t x, int place) {
   }
   return v;
 }
-// The transpose of an 8 x 8 matrix of 16-bit values: lane (r, t) holds (r, 2t) and (r, 2t + 1).
-__device__ __forceinline__ uint32_t transpose8(uint32_t x) {
-  uint32_t y;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
-  return y;
-}
 // Two e4m3 numbers, the low 16 bits of x, in f16: exact.
 __device__ __forceinline__ uint32_t from_fp8(uint32_t x) {
   const __half2_raw v = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(x), __NV_E4M3);

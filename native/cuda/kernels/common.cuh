@@ -48,7 +48,30 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, 
   check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
 }
 
-// The same with `clusters` clusters of `cluster` blocks (sm_90 on; 1: no cluster).
+inline cudaLaunchAttribute cluster_attribute(int cluster) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
+// Clusters of `cluster` blocks that the device holds at a time: whole ones within its groups of multiprocessors.
+template <class Kernel>
+int clusters_that_fit(const char* name, Kernel kernel, int cluster, int threads, size_t shared) {
+  cudaLaunchAttribute attribute = cluster_attribute(cluster);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(cluster));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), name);
+  return count;
+}
+
+// launch() with `clusters` clusters of `cluster` blocks (sm_90 on; 1: no cluster).
 template <class... Params, class... Args>
 void launch_clusters(const char* name, void (*kernel)(Params...), int64_t clusters, int cluster, int threads, size_t shared,
                      cudaStream_t stream, const Args&... args) {
@@ -58,12 +81,7 @@ void launch_clusters(const char* name, void (*kernel)(Params...), int64_t cluste
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
-  if (cluster > 1) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs].val.clusterDim.x = static_cast<unsigned>(cluster);
-    attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
-    ++config.numAttrs;
-  }
+  if (cluster > 1) attributes[config.numAttrs++] = cluster_attribute(cluster);
   if (dependent_launch()) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
@@ -241,6 +259,13 @@ __device__ __forceinline__ float activation(Activation kind, float x) {
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// The transpose of an 8 x 8 matrix of 16-bit values: lane (r, t) holds (r, 2t) and (r, 2t + 1).
+__device__ __forceinline__ uint32_t transpose8(uint32_t x) {
+  uint32_t y;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
 

@@ -19,24 +19,13 @@ inline CUtensorMap gemm16_map(DType dtype, const void* data, int64_t rows, int64
 // Stages of weights on their way: about 6.5 MB over the device, twice what keeps memory busy.
 inline int32_t gemm16_pace(int64_t blocks) { return static_cast<int32_t>((400 + blocks / 2) / blocks); }
 
-// Clusters that run at a time: whole ones within the groups of multiprocessors that the device has.
+// Clusters that run at a time (cached).
 template <class S>
 int64_t gemm16_clusters() {
   if (S::kCluster == 1) return multiprocessors();
   static const int count = [] {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = S::kCluster;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(S::kCluster);
-    config.blockDim = dim3(S::kThreads);
-    config.dynamicSmemBytes = S::kSharedBytes;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
     allow_shared("gemm16", gemm16_kernel<S>, S::kSharedBytes);
-    int found = 0;
-    check_cuda(cudaOccupancyMaxActiveClusters(&found, gemm16_kernel<S>, &config), "gemm16");
+    const int found = clusters_that_fit("gemm16", gemm16_kernel<S>, S::kCluster, S::kThreads, S::kSharedBytes);
     require(found > 0, "gemm16", "the device runs clusters of this size");
     return found;
   }();

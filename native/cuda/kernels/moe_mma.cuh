@@ -20,12 +20,6 @@ __device__ __forceinline__ void load_matrices(uint32_t (&v)[4], uint32_t address
                : "r"(address)
                : "memory");
 }
-// An 8 x 8 matrix of pairs as mma leaves it, transposed.
-__device__ __forceinline__ uint32_t turn_matrix(uint32_t v) {
-  uint32_t out;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
-  return out;
-}
 
 // What a stage holds of the weights, how it comes there, and the first operand of a k16 step of 16 rows.
 template <class T>
@@ -269,12 +263,12 @@ __global__ void __launch_bounds__(128 * kHalves, kBlocks) moe_mma_kernel(const E
       const int slot = (half * kTokenTiles + n) * 8 + r;
       if (a.end != ExpertEnd::plain) lo[0] = activation(a.activation, lo[0]), lo[1] = activation(a.activation, lo[1]);
       if (gated) {
-        const uint32_t v = turn_matrix(Num<T>::pack(lo[0] * hi[0], lo[1] * hi[1]));
+        const uint32_t v = transpose8(Num<T>::pack(lo[0] * hi[0], lo[1] * hi[1]));
         if (slot < u.count) *reinterpret_cast<uint32_t*>(y + (u.first + slot) * a.y_stride) = v;
         continue;
       }
       if (a.end == ExpertEnd::activated) hi[0] = activation(a.activation, hi[0]), hi[1] = activation(a.activation, hi[1]);
-      const uint32_t v_lo = turn_matrix(Num<T>::pack(lo[0], lo[1])), v_hi = turn_matrix(Num<T>::pack(hi[0], hi[1]));
+      const uint32_t v_lo = transpose8(Num<T>::pack(lo[0], lo[1])), v_hi = transpose8(Num<T>::pack(hi[0], hi[1]));
       if (slot < u.count) {
         T* to = y + (u.first + slot) * a.y_stride;
         *reinterpret_cast<uint32_t*>(to) = v_lo;

@@ -15,18 +15,7 @@ int32_t clusters_at_once(Kernel kernel, int threads, size_t shared, int split, i
     if (split == 1) {
       known[1] = multiprocessors();
     } else {
-      cudaLaunchConfig_t config = {};
-      config.gridDim = dim3(static_cast<unsigned>(split));
-      config.blockDim = dim3(static_cast<unsigned>(threads));
-      config.dynamicSmemBytes = shared;
-      cudaLaunchAttribute attribute = {};
-      attribute.id = cudaLaunchAttributeClusterDimension;
-      attribute.val.clusterDim.x = static_cast<unsigned>(split);
-      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-      config.attrs = &attribute;
-      config.numAttrs = 1;
-      int count = 0;
-      check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "w4_matmul");
+      const int count = clusters_that_fit("w4_matmul", kernel, split, threads, shared);
       known[split] = count > 0 ? count : -1;
     }
   }

@@ -38,41 +38,21 @@ bool Transformer::chained(const ForwardArgs& args) const {
 void Transformer::chain(size_t index, const ForwardArgs& args, cudaStream_t stream) {
   const LayerSpec& layer = model_.layers[index];
   const LayerWeights& w = weights_.layer(index);
-  const int64_t hidden = model_.hidden, inner = layer.mlp.intermediate;
   W4ChainLink links[kW4ChainMost];
   int32_t count = 0;
   const auto link = [&](const Matrix& matrix, const void* x, void* y, int64_t y_stride) -> LinearCall& {
-    LinearCall& call = links[count].call;
-    links[count++].weight = &matrix.w4;
-    call.dtype = dtype_;
-    call.m = args.tokens;
-    call.x = x;
-    call.x_stride = matrix.k;
-    call.y = y;
-    call.y_stride = y_stride;
-    call.bias = matrix.bias;
-    return call;
+    links[count] = {product(matrix, args.tokens, x, y, y_stride), &matrix.w4};
+    return links[count++].call;
   };
-  const auto normed = [&](LinearCall& call, const void* weight) {
-    call.norm_weight = weight;
-    call.norm_eps = model_.norm.eps;
-    call.norm_offset = model_.norm.weight_offset;
-  };
-  const auto added = [&](LinearCall& call) {
-    call.epilogue = Epilogue::residual;
-    call.residual = x_.get();
-    call.residual_stride = hidden;
-    call.residual_scale = layer.residual_multiplier;
-  };
-  added(link(w.o, attended_.get(), x_.get(), hidden));
-  LinearCall& up = link(w.up, x_.get(), inner_.get(), inner);
+  fuse_residual(link(w.o, attended_.get(), x_.get(), model_.hidden), layer.residual_multiplier);
+  LinearCall& up = link(w.up, x_.get(), inner_.get(), layer.mlp.intermediate);
   up.epilogue = Epilogue::gated;
   up.activation = layer.mlp.activation;
-  normed(up, w.mlp_norm);
-  added(link(w.down, inner_.get(), x_.get(), hidden));
+  fuse_norm(up, w.mlp_norm);
+  fuse_residual(link(w.down, inner_.get(), x_.get(), model_.hidden), layer.residual_multiplier);
   if (index + 1 < model_.layers.size()) {
     const LayerWeights& next = weights_.layer(index + 1);
-    normed(link(next.qkv, x_.get(), qkv_.get(), next.qkv.n), next.attn_norm);
+    fuse_norm(link(next.qkv, x_.get(), qkv_.get(), next.qkv.n), next.attn_norm);
   }
   w4_chain(links, count, arrivals_.get(), stream);
 }

@@ -34,15 +34,8 @@ void Transformer::final_norm(const int32_t* index, const void* x, int32_t rows, 
 }
 
 void Transformer::head(const void* hidden, int32_t rows, float* out, cudaStream_t stream) {
-  LinearCall call;
-  call.dtype = dtype_;
-  call.m = rows;
-  call.x = hidden;
-  call.x_stride = model_.hidden;
-  call.y = out;
-  call.y_stride = model_.vocab;
+  LinearCall call = product(weights_.head(), rows, hidden, out, model_.vocab);
   call.y_f32 = true;
-  call.bias = weights_.head().bias;
   linear_->run(weights_.head(), call, stream);
   if (model_.logits_multiplier != 1.0f || model_.logits_softcap > 0.0f) {
     scale_softcap(out, int64_t{rows} * model_.vocab, model_.logits_multiplier, model_.logits_softcap, stream);

@@ -62,15 +62,8 @@ void Transformer::routed_half(size_t index, const ForwardArgs& args, cudaStream_
   for (int32_t first = 0; first < tokens; first += most) {
     const int32_t count = std::min(tokens - first, most);
     const MoeRoutes routes = moe_routes(routes_.get(), routed_tokens_, spec);
-    LinearCall route;
-    route.dtype = dtype_;
-    route.m = count;
-    route.x = in + first * hidden;
-    route.x_stride = hidden;
-    route.y = router_logits_.get();
-    route.y_stride = experts.router.n;
+    LinearCall route = product(experts.router, count, in + first * hidden, router_logits_.get(), experts.router.n);
     route.y_f32 = true;
-    route.bias = experts.router.bias;
     linear_->run(experts.router, route, stream);
     // Rows that wait in a captured step are padding. Where only last tokens are left, each is of a row.
     moe_route(spec, router_logits_.get(), experts.router.n, count, few ? nullptr : args.step.token_rows + first, routes,

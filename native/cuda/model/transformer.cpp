@@ -130,16 +130,36 @@ const void* Transformer::normalized(void* weight, void* bias, int32_t tokens, bo
   return normed_.get();
 }
 
-void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream) {
-  const int64_t hidden = model_.hidden;
+LinearCall Transformer::product(const Matrix& matrix, int32_t tokens, const void* x, void* y, int64_t y_stride) const {
+  LinearCall call;
   call.dtype = dtype_;
-  call.x = x_.get();
-  call.x_stride = hidden;
+  call.m = tokens;
+  call.x = x;
+  call.x_stride = matrix.k;
+  call.y = y;
+  call.y_stride = y_stride;
   call.bias = matrix.bias;
+  return call;
+}
+
+void Transformer::fuse_norm(LinearCall& call, const void* weight) const {
+  call.norm_weight = weight;
+  call.norm_eps = model_.norm.eps;
+  call.norm_offset = model_.norm.weight_offset;
+}
+
+void Transformer::fuse_residual(LinearCall& call, float multiplier) const {
+  call.y = x_.get();
+  call.y_stride = model_.hidden;
+  call.epilogue = Epilogue::residual;
+  call.residual = x_.get();
+  call.residual_stride = model_.hidden;
+  call.residual_scale = multiplier;
+}
+
+void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream) {
   if (weight != nullptr && model_.norm.kind == NormKind::rms && bias == nullptr && Linear::fuses_norm(call.m)) {
-    call.norm_weight = weight;
-    call.norm_eps = model_.norm.eps;
-    call.norm_offset = model_.norm.weight_offset;
+    fuse_norm(call, weight);
   } else {
     // The product is one of our kernels where its epilogue is fused.
     call.x = normalized(weight, bias, call.m, Linear::fuses_epilogue(matrix, call.m), stream);
@@ -147,29 +167,13 @@ void Transformer::normed_linear(const Matrix& matrix, void* weight, void* bias, 
   linear_->run(matrix, call, stream);
 }
 
-void Transformer::add_branch(const Matrix& matrix, const void* x, int64_t x_stride, void* post_norm, void* post_bias,
-                             float multiplier, int32_t tokens, cudaStream_t stream) {
-  const int64_t hidden = model_.hidden;
-  LinearCall call;
-  call.dtype = dtype_;
-  call.m = tokens;
-  call.x = x;
-  call.x_stride = x_stride;
-  call.bias = matrix.bias;
-  if (post_norm == nullptr && (multiplier == 1.0f || Linear::fuses_epilogue(matrix, tokens))) {
-    call.y = x_.get();
-    call.y_stride = hidden;
-    call.epilogue = Epilogue::residual;
-    call.residual = x_.get();
-    call.residual_stride = hidden;
-    call.residual_scale = multiplier;
-    linear_->run(matrix, call, stream);
-    return;
-  }
-  call.y = branch_.get();
-  call.y_stride = hidden;
+void Transformer::add_branch(const Matrix& matrix, const void* x, void* post_norm, void* post_bias, float multiplier,
+                             int32_t tokens, cudaStream_t stream) {
+  LinearCall call = product(matrix, tokens, x, branch_.get(), model_.hidden);
+  const bool fused = post_norm == nullptr && (multiplier == 1.0f || Linear::fuses_epilogue(matrix, tokens));
+  if (fused) fuse_residual(call, multiplier);
   linear_->run(matrix, call, stream);
-  add_normed(post_norm, post_bias, multiplier, tokens, stream);
+  if (!fused) add_normed(post_norm, post_bias, multiplier, tokens, stream);
 }
 
 void Transformer::add_normed(void* post_norm, void* post_bias, float multiplier, int32_t tokens, cudaStream_t stream) {
@@ -195,11 +199,8 @@ void Transformer::add_normed(void* post_norm, void* post_bias, float multiplier,
 
 void Transformer::project(size_t index, const ForwardArgs& args, cudaStream_t stream) {
   const LayerWeights& weights = weights_.layer(index);
-  LinearCall call;
-  call.m = args.tokens;
-  call.y = qkv_.get();
-  call.y_stride = weights.qkv.n;
-  normed_linear(weights.qkv, weights.attn_norm, weights.attn_norm_bias, call, stream);
+  normed_linear(weights.qkv, weights.attn_norm, weights.attn_norm_bias,
+                product(weights.qkv, args.tokens, x_.get(), qkv_.get(), weights.qkv.n), stream);
 }
 
 void Transformer::normalize_heads(size_t index, const ForwardArgs& args, cudaStream_t stream) {
@@ -237,8 +238,8 @@ void Transformer::attended_half(size_t index, const ForwardArgs& args, cudaStrea
     attended = qkv_.get();
     tokens = args.slices;
   }
-  add_branch(weights.o, attended, q_width, weights.attn_post_norm, weights.attn_post_norm_bias,
-             layer.residual_multiplier, tokens, stream);
+  add_branch(weights.o, attended, weights.attn_post_norm, weights.attn_post_norm_bias, layer.residual_multiplier, tokens,
+             stream);
 }
 
 bool Transformer::stops_early(size_t index, const ForwardArgs& args) const {
@@ -250,27 +251,18 @@ void Transformer::mlp_half(size_t index, const ForwardArgs& args, cudaStream_t s
   const LayerWeights& weights = weights_.layer(index);
   const int64_t inner = layer.mlp.intermediate;
   const int32_t tokens = stops_early(index, args) ? args.slices : args.tokens;
-  LinearCall call;
-  call.m = tokens;
+  const bool fused = layer.mlp.gated && Linear::fuses_gate(weights.up, tokens), apart = layer.mlp.gated && !fused;
+  LinearCall call = product(weights.up, tokens, x_.get(), (apart ? up_ : inner_).get(), apart ? 2 * inner : inner);
   call.activation = layer.mlp.activation;
-  if (layer.mlp.gated && Linear::fuses_gate(weights.up, tokens)) {
-    call.y = inner_.get();
-    call.y_stride = inner;
-    call.epilogue = Epilogue::gated;
-    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
-  } else if (layer.mlp.gated) {
-    call.y = up_.get();
-    call.y_stride = 2 * inner;
-    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+  if (fused) call.epilogue = Epilogue::gated;
+  normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+  if (apart) {
     gate_activate(dtype_, layer.mlp.activation, up_.get(), 2 * inner, tokens, inner, inner_.get(), inner, stream);
-  } else {
-    call.y = inner_.get();
-    call.y_stride = inner;
-    normed_linear(weights.up, weights.mlp_norm, weights.mlp_norm_bias, call, stream);
+  } else if (!fused) {
     activate(dtype_, layer.mlp.activation, inner_.get(), inner, tokens, inner, stream);
   }
-  add_branch(weights.down, inner_.get(), inner, weights.mlp_post_norm, weights.mlp_post_norm_bias,
-             layer.residual_multiplier, tokens, stream);
+  add_branch(weights.down, inner_.get(), weights.mlp_post_norm, weights.mlp_post_norm_bias, layer.residual_multiplier, tokens,
+             stream);
 }
 
 void Transformer::forward(const ForwardArgs& args, cudaStream_t stream) {

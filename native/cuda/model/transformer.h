@@ -65,8 +65,13 @@ class Transformer : public CudaForward {
   const void* normalized(void* weight, void* bias, int32_t tokens, bool frees_next, cudaStream_t stream);
   // qkv or gate-up of the normalized residual stream, the norm inside the product where a kernel can.
   void normed_linear(const Matrix& matrix, void* weight, void* bias, LinearCall call, cudaStream_t stream);
-  void add_branch(const Matrix& matrix, const void* x, int64_t x_stride, void* post_norm, void* post_bias,
-                  float multiplier, int32_t tokens, cudaStream_t stream);
+  // A product of `tokens` rows of x, which lie matrix.k elements apart.
+  LinearCall product(const Matrix& matrix, int32_t tokens, const void* x, void* y, int64_t y_stride) const;
+  void fuse_norm(LinearCall& call, const void* weight) const;
+  // y is added to the residual stream, x_.
+  void fuse_residual(LinearCall& call, float multiplier) const;
+  void add_branch(const Matrix& matrix, const void* x, void* post_norm, void* post_bias, float multiplier, int32_t tokens,
+                  cudaStream_t stream);
   // x_ += multiplier * norm(branch_), or branch_ itself without a norm.
   void add_normed(void* post_norm, void* post_bias, float multiplier, int32_t tokens, cudaStream_t stream);
   void head(const void* hidden, int32_t rows, float* out, cudaStream_t stream);

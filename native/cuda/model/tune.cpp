@@ -19,15 +19,8 @@ void Transformer::plan_products(cudaStream_t stream) {
   const auto plan = [&](const Matrix& matrix, const void* x, void* y, bool y_f32, bool residual, int64_t most) {
     for (const int32_t m : counts) {
       if (m > most) break;
-      LinearCall call;
-      call.dtype = dtype_;
-      call.m = m;
-      call.x = x;
-      call.x_stride = matrix.k;
-      call.y = y;
-      call.y_stride = matrix.n;
+      LinearCall call = product(matrix, m, x, y, matrix.n);
       call.y_f32 = y_f32;
-      call.bias = matrix.bias;
       if (residual) {
         call.epilogue = Epilogue::residual;
         call.residual = y;
